@@ -1,0 +1,184 @@
+"""Every id, size and layer index of the project: `LladaConfig` for the trunk, `LladaVConfig` for the whole model.
+
+The defaults are the published 8B model. A small model differs from it only in the numbers written here.
+Nothing in this file knows a tensor, a tokenizer or a file.
+"""
+
+from transformers import PreTrainedConfig, SiglipVisionConfig
+
+ROPE_INV_FREQ = ("exact", "bf16_rounded")
+VIDEO_NEWLINES = ("grid", "frame", "one_token", "no_token")
+
+
+def siglip2_so400m(**changes) -> SiglipVisionConfig:
+    """SigLIP2-so400m-patch14-384 as LLaDA-V uses it: 26 of its 27 layers, no pooling head."""
+    sizes = dict(
+        hidden_size=1152,
+        intermediate_size=4304,
+        num_hidden_layers=26,
+        num_attention_heads=16,
+        image_size=384,
+        patch_size=14,
+        vision_use_head=False,
+    )
+    return SiglipVisionConfig(**sizes | changes)
+
+
+class LladaConfig(PreTrainedConfig):
+    """Sizes of the masked-diffusion trunk (LLaDA-8B by default; arXiv 2502.09992).
+
+    vocab_size: rows of the embedding and of the head, 126,464 in LLaDA.
+    hidden_size, intermediate_size: width of the residual stream and of the gated MLP.
+    num_hidden_layers, num_attention_heads: depth and heads.
+    num_key_value_heads: heads of keys and values; None means as many as query heads.
+    rms_norm_eps: epsilon of every RMSNorm.
+    rope_base: base of the rotary frequencies (theta).
+    rope_inv_freq: "exact" keeps the inverse frequencies in float32; "bf16_rounded" rounds them to bfloat16 first,
+        as the original's training did under DeepSpeed (at position 4,000 the phase differs by up to 7 rad).
+    max_position_embeddings: the longest sequence the model was trained for, in tokens.
+    initializer_range: standard deviation of fresh weights.
+    """
+
+    model_type = "llada"
+    base_config_key = "text_config"
+
+    vocab_size: int = 126464
+    hidden_size: int = 4096
+    intermediate_size: int = 12288
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None
+    rms_norm_eps: float = 1e-5
+    rope_base: float = 500000.0
+    rope_inv_freq: str = "exact"
+    max_position_embeddings: int = 16384
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        super().__post_init__(**kwargs)
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
+            )
+        if self.rope_inv_freq not in ROPE_INV_FREQ:
+            raise ValueError(f"rope_inv_freq is {self.rope_inv_freq!r}; choose one of {', '.join(ROPE_INV_FREQ)}")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+
+class LladaVConfig(PreTrainedConfig):
+    """The whole model: tower, projector, trunk, the geometry of pictures and the ids of special tokens.
+
+    vision_config: a `SiglipVisionConfig`; every layer it counts is run (the published model runs 26 of SigLIP2's 27).
+    text_config: a `LladaConfig`.
+    image_token_id: the placeholder; a picture has as many of them in `input_ids` as it has features.
+    mask_token_id: the token that stands for "not yet revealed".
+    bos_token_id, eos_token_id: start of a conversation; padding and end of text (`<|endoftext|>`).
+    start_header_id, end_header_id, eot_token_id: the chat tokens around a role, and the end of a turn.
+    pad_token_id: filler of batches; LLaDA uses its EOS.
+    image_grid_pinpoints: canvases (height, width) in pixels that a picture may be cut into, in order of preference
+        among equals; all multiples of the tile.
+    max_tile_features: a picture whose tiles make more than 1.21 times this many tiles' worth of features is
+        downscaled to about this many ("anyres_max_4" is 4).
+    video_pool_stride: each frame's feature map is shrunk by this factor per side.
+    video_newline: where the newline feature goes in a video: after every row ("grid"), every frame ("frame"),
+        once at the end ("one_token") or nowhere ("no_token").
+    """
+
+    model_type = "llada_v"
+    sub_configs = {"vision_config": SiglipVisionConfig, "text_config": LladaConfig}
+
+    vision_config: SiglipVisionConfig | dict | None = None
+    text_config: LladaConfig | dict | None = None
+    image_token_id: int = 126084
+    mask_token_id: int = 126336
+    bos_token_id: int | None = 126080
+    eos_token_id: int | None = 126081
+    pad_token_id: int | None = 126081
+    start_header_id: int = 126346
+    end_header_id: int = 126347
+    eot_token_id: int = 126348
+    image_grid_pinpoints: list | None = None
+    max_tile_features: int = 4
+    video_pool_stride: int = 2
+    video_newline: str = "grid"
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        if self.vision_config is None:
+            self.vision_config = siglip2_so400m()
+        elif isinstance(self.vision_config, dict):
+            self.vision_config = siglip2_so400m(**self.vision_config)
+        if self.text_config is None:
+            self.text_config = LladaConfig()
+        elif isinstance(self.text_config, dict):
+            self.text_config = LladaConfig(**self.text_config)
+        if self.image_grid_pinpoints is None:
+            tile, sides = self.vision_config.image_size, range(1, 7)
+            # Width runs slowest, as in the original: the first of two equal canvases wins.
+            self.image_grid_pinpoints = [[tile * rows, tile * columns] for columns in sides for rows in sides]
+        super().__post_init__(**kwargs)
+        if self.video_newline not in VIDEO_NEWLINES:
+            raise ValueError(f"video_newline is {self.video_newline!r}; choose one of {', '.join(VIDEO_NEWLINES)}")
+        tile = self.vision_config.image_size
+        for height, width in self.image_grid_pinpoints:
+            if height % tile or width % tile:
+                raise ValueError(f"image_grid_pinpoints has {height} x {width}, not a multiple of the tile {tile}")
+        for name, token_id in self.special_token_ids().items():
+            if not 0 <= token_id < self.text_config.vocab_size:
+                raise ValueError(f"{name} is {token_id}, outside the vocabulary of {self.text_config.vocab_size} rows")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "LladaVConfig":
+        """The config of a folder or hub name in our layout or in the published one (`model_type` "llava_llada")."""
+        config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return cls.from_dict(config_dict, name_or_path=str(pretrained_model_name_or_path), **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs) -> "LladaVConfig":
+        """The config of a dictionary, ours or the published one. Raises ValueError for another model's."""
+        from .checkpoint import PUBLISHED_MODEL_TYPE, translate_config
+
+        model_type = config_dict.get("model_type")
+        if model_type == PUBLISHED_MODEL_TYPE:
+            config_dict = translate_config(config_dict, kwargs.get("name_or_path"))
+        elif model_type != cls.model_type:
+            raise ValueError(
+                f"the config has model_type {model_type!r}, not LLaDA-V's {cls.model_type!r} or "
+                f"{PUBLISHED_MODEL_TYPE!r}; a LLaDA-8B folder becomes one with `llada-v convert`"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    @property
+    def tile_size(self) -> int:
+        """Side of a tile in pixels, the tower's input."""
+        return self.vision_config.image_size
+
+    @property
+    def tile_side(self) -> int:
+        """Features per side of a tile (27 in the published model)."""
+        return self.vision_config.image_size // self.vision_config.patch_size
+
+    def special_token_ids(self) -> dict[str, int]:
+        """The ids that tokenizer and config must agree on, by field name."""
+        names = ("image_token_id", "mask_token_id", "bos_token_id", "eos_token_id")
+        names += ("start_header_id", "end_header_id", "eot_token_id")
+        return {name: getattr(self, name) for name in names}
+
+    def never_generated_ids(self) -> list[int]:
+        """Ids an answer may not contain: the four the original suppresses, and the mask itself.
+
+        The original lets the mask be predicted, which wastes steps and can return an answer made of masks.
+        """
+        return [self.eos_token_id, self.bos_token_id, self.start_header_id, self.end_header_id, self.mask_token_id]

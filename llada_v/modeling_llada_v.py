@@ -1,0 +1,300 @@
+"""LLaDA-V: a SigLIP tower, a two-layer projector, LLaDA's trunk and head (arXiv 2505.16933).
+
+    pixel_values (T, 3, S, S) -> tower -> projector -> pack -> image_features (F, D)
+    input_ids (B, L) -> embeddings, features put where the placeholders stand -> trunk -> logits where asked
+
+It never sees a tokenizer, never draws a random number, and makes logits only at the positions it is asked for.
+Letters: B rows, L positions, T tiles of all pictures of the batch, N pictures (or videos), S pixels a tile side,
+P = (S / patch)^2 features a tile, F features of all pictures, D width, V vocabulary, M positions with logits.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn.functional import gelu, interpolate
+from transformers import SiglipVisionModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+
+from .anyres import Layout, grid_map, grid_of, num_tiles, pooled_side
+from .checkpoint import KEY_MAPPING, check_folder, local_folder
+from .configuration_llada_v import LladaVConfig
+from .generation.sampler import SamplerMixin
+from .modeling_llada import LladaModel, LladaPreTrainedModel
+
+POSITIONS_MULTIPLE = 32
+
+
+class LladaVProjector(nn.Module):
+    """Tower width to trunk width: Linear, exact GELU, Linear."""
+
+    def __init__(self, config: LladaVConfig):
+        super().__init__()
+        width = config.text_config.hidden_size
+        self.linear_1 = nn.Linear(config.vision_config.hidden_size, width)
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, features):
+        return self.linear_2(gelu(self.linear_1(features)))
+
+
+class LladaVPreTrainedModel(LladaPreTrainedModel):
+    """What transformers must know to load, initialise and place the whole model."""
+
+    config_class = LladaVConfig
+    input_modalities = ("image", "video", "text")
+    _no_split_modules = ["LladaBlock", "SiglipEncoderLayer"]
+
+    def _init_weights(self, module):
+        if isinstance(module, LladaVProjector):
+            for linear in (module.linear_1, module.linear_2):
+                bound = 1 / math.sqrt(linear.in_features)
+                init.uniform_(linear.weight, -bound, bound)
+                init.uniform_(linear.bias, -bound, bound)
+        elif isinstance(module, LladaVModel):
+            init.normal_(module.image_newline, std=1 / math.sqrt(self.config.text_config.hidden_size))
+        else:
+            super()._init_weights(module)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """The model of a folder or hub name, in our layout or in the published one, with every weight accounted for.
+
+        Arguments are transformers' own. Raises ValueError, before any weight is read, naming a damaged file or the
+        weights that are unknown, missing or of another shape.
+        """
+        if pretrained_model_name_or_path is not None:
+            folder = local_folder(str(pretrained_model_name_or_path), kwargs)
+            config = kwargs.get("config")
+            if not isinstance(config, LladaVConfig):
+                config = cls.config_class.from_pretrained(folder if config is None else config)
+            check_folder(folder, config)
+            pretrained_model_name_or_path = folder
+        kwargs.setdefault("key_mapping", KEY_MAPPING)
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+    def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
+        """transformers' `save_pretrained`, but a model read from the published layout is written in ours."""
+        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+
+
+class LladaVModel(LladaVPreTrainedModel):
+    """Pictures and ids in, hidden states out."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+
+    def __init__(self, config: LladaVConfig):
+        super().__init__(config)
+        self.vision_tower = SiglipVisionModel(config.vision_config)
+        self.multi_modal_projector = LladaVProjector(config)
+        self.language_model = LladaModel(config.text_config)
+        self.image_newline = nn.Parameter(torch.empty(config.text_config.hidden_size))
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.language_model.embed_tokens
+
+    def set_input_embeddings(self, value):
+        self.language_model.embed_tokens = value
+
+    def get_image_features(
+        self, pixel_values: torch.Tensor, image_sizes: torch.Tensor, image_layouts: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Features of all pictures in order, ready to stand in the sequence.
+
+        pixel_values: (T, 3, S, S) normalised tiles of all pictures, one after the other.
+        image_sizes: (N, 2) original (height, width) in pixels.
+        image_layouts: (N, 2) pairs (`Layout`, number of tiles); None: read off the number of tiles.
+        Returns (F, D). Raises ValueError where tiles and pictures do not match.
+        """
+        visuals = self.list_visuals(pixel_values, image_sizes, image_layouts)
+        tower = self.vision_tower
+        # The output of the last encoder layer; the published features never pass the tower's post_layernorm.
+        tiles = tower.embeddings(pixel_values.to(self.dtype))
+        tiles = tower.encoder(inputs_embeds=tiles).last_hidden_state  # (T, P, D of the tower)
+        tiles = self.multi_modal_projector(tiles)  # (T, P, D)
+        counts = [count for _, _, count in visuals]
+        packed = [
+            self.pack(part, layout, height, width)
+            for part, (layout, (height, width), _) in zip(tiles.split(counts), visuals, strict=True)
+        ]
+        return torch.cat(packed)
+
+    def list_visuals(self, pixel_values, image_sizes, image_layouts):
+        """[(layout, (height, width), tiles)] of the batch's pictures, checked against the number of tiles."""
+        total, config = pixel_values.shape[0], self.config
+        sizes = [tuple(size) for size in image_sizes.tolist()]
+        if image_layouts is None:
+            counts = [num_tiles(Layout.ANYRES, *size, config) for size in sizes]
+            layout = Layout.ANYRES
+            if sum(counts) != total and total == len(sizes):
+                counts, layout = [1] * total, Layout.SQUARE
+            layouts = [(layout, count) for count in counts]
+        else:
+            layouts = [(Layout(kind), count) for kind, count in image_layouts.tolist()]
+        if len(layouts) != len(sizes) or sum(count for _, count in layouts) != total:
+            raise ValueError(
+                f"pixel_values has {total} tiles, but the {len(sizes)} image_sizes and their layouts account for "
+                f"{sum(count for _, count in layouts)}; pass pixel_values, image_sizes and image_layouts "
+                "of one processor call together"
+            )
+        return [(kind, size, count) for (kind, count), size in zip(layouts, sizes, strict=True)]
+
+    def pack(self, tiles: torch.Tensor, layout: Layout, height: int, width: int) -> torch.Tensor:
+        """Features (n, D) of one picture of (height, width) pixels from its tiles (t, P, D)."""
+        if layout == Layout.VIDEO:
+            return self.pack_video(tiles)
+        base = tiles[0]
+        if layout == Layout.FLAT:
+            return base
+        newline = self.image_newline.to(base.dtype)[None]
+        if layout == Layout.SQUARE:
+            return torch.cat((base, newline))
+        config = self.config
+        grid_rows, grid_columns = grid_of(height, width, config)
+        side = config.tile_side
+        grid = tiles[1:].unflatten(0, (grid_rows, grid_columns)).unflatten(2, (side, side))
+        grid = grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2)  # (D, rows * side, columns * side)
+        rows, columns, (map_height, map_width) = grid_map(height, width, config)
+        grid = grid[:, rows, columns]
+        if grid.shape[1:] != (map_height, map_width):
+            grid = interpolate(grid[None], size=(map_height, map_width), mode="bilinear")[0]
+        grid = torch.cat((grid, newline.T[:, None].expand(-1, map_height, 1)), dim=2)
+        return torch.cat((base, grid.flatten(1).T))
+
+    def pack_video(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Features (n, D) of one video from its frames (t, P, D), each pooled to `pooled_side` squared."""
+        side, pooled = self.config.tile_side, pooled_side(self.config)
+        frames = tiles.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        frames = interpolate(frames, size=(pooled, pooled), mode="bilinear").permute(0, 2, 3, 1)  # (t, p, p, D)
+        newline = self.image_newline.to(tiles.dtype)
+        where = self.config.video_newline
+        if where == "grid":
+            column = newline.expand(*frames.shape[:2], 1, -1)
+            return torch.cat((frames, column), dim=2).flatten(0, 2)
+        frames = frames.flatten(1, 2)
+        if where == "frame":
+            return torch.cat((frames, newline.expand(frames.shape[0], 1, -1)), dim=1).flatten(0, 1)
+        frames = frames.flatten(0, 1)
+        return torch.cat((frames, newline[None])) if where == "one_token" else frames
+
+    def embed(self, input_ids: torch.Tensor, image_features: torch.Tensor | None) -> torch.Tensor:
+        """Embeddings (B, L, D) of ids (B, L), with `image_features` (F, D) where the placeholders stand.
+
+        Raises ValueError unless there are exactly F placeholders.
+        """
+        embeds = self.language_model.embed_tokens(input_ids)
+        is_image = input_ids == self.config.image_token_id
+        found = 0 if image_features is None else image_features.shape[0]
+        expected = int(is_image.sum())
+        if found != expected:
+            raise ValueError(
+                f"input_ids has {expected} image placeholders (id {self.config.image_token_id}) but the pictures make "
+                f"{found} features; build both with one call of the processor"
+            )
+        if image_features is None:
+            return embeds
+        return embeds.masked_scatter(is_image[..., None], image_features.to(embeds.dtype))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_sizes: torch.Tensor | None = None,
+        image_layouts: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+    ) -> BaseModelOutput:
+        """Hidden states (B, Q, D); see `LladaModel.forward` for the masks and `positions`.
+
+        Pictures come as `pixel_values` with their sizes (see `get_image_features`), or as finished `image_features`.
+        """
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("give input_ids or inputs_embeds")
+            if image_features is None and pixel_values is not None:
+                image_features = self.get_image_features(pixel_values, image_sizes, image_layouts)
+            inputs_embeds = self.embed(input_ids, image_features)
+        return self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            positions=positions,
+        )
+
+
+class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel):
+    """The model with its head: logits for training, `generate` (from `SamplerMixin`) for answers."""
+
+    def __init__(self, config: LladaVConfig):
+        super().__init__(config)
+        self.model = LladaVModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def set_output_embeddings(self, value):
+        self.lm_head = value
+
+    def get_image_features(self, pixel_values, image_sizes, image_layouts=None) -> torch.Tensor:
+        """See `LladaVModel.get_image_features`."""
+        return self.model.get_image_features(pixel_values, image_sizes, image_layouts)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_sizes: torch.Tensor | None = None,
+        image_layouts: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        logits_at: torch.Tensor | None = None,
+    ) -> MaskedLMOutput:
+        """Logits of the clean token at each position, given everything else (arXiv 2502.09992, eq. 3). No shift.
+
+        logits_at: (B, L) bool, the positions that need logits; None for all.
+        Returns logits (M, V), row by row in order of position, or (B, L, V) without `logits_at`.
+        The other arguments are those of `LladaVModel.forward`. Nothing is noised here: see `training.noise`.
+        """
+        positions, is_wanted = (None, None) if logits_at is None else gather_positions(logits_at)
+        hidden = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            image_sizes=image_sizes,
+            image_layouts=image_layouts,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            image_features=image_features,
+            positions=positions,
+        ).last_hidden_state
+        if is_wanted is not None:
+            hidden = hidden[is_wanted]  # (M, D)
+        return MaskedLMOutput(logits=self.lm_head(hidden))
+
+
+def gather_positions(wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices (B, Q) of the true entries of `wanted` (B, L), and (B, Q) bool: which of them are not filler.
+
+    Q is the largest number of true entries in a row, rounded up so that few different shapes occur (kernels are built
+    per shape); a shorter row is filled with positions of its own.
+    """
+    counts = wanted.sum(1)
+    width = min(wanted.shape[1], -(-max(1, int(counts.max())) // POSITIONS_MULTIPLE) * POSITIONS_MULTIPLE)
+    positions = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
+    is_wanted = torch.arange(width, device=wanted.device)[None] < counts[:, None]
+    return positions, is_wanted
