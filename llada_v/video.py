@@ -1,0 +1,73 @@
+"""Frames of a video: from a file (decord), a folder of pictures, or frames already in memory.
+
+Two rules choose frames: `frames_at_fps` is what training does, `frames_evenly` what the original's evaluation does.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .images import load_image
+
+FrameRule = Callable[[int, float], list[int]]
+FOLDER_FPS = 2.0  # frame folders are stored at two frames a second
+
+
+def frames_evenly(total: int, count: int = 32) -> list[int]:
+    """`count` frame numbers spread evenly over the whole video, truncated to integers; a short video repeats some."""
+    return [int(index) for index in np.linspace(0, total - 1, count)]
+
+
+def frames_at_fps(total: int, fps: float, video_fps: float = 1.0, max_frames: int = 0) -> list[int]:
+    """Every round(fps / video_fps)-th frame; if that is more than `max_frames` (0: no limit), spread evenly instead.
+
+    Raises ValueError where the video has fewer frames a second than half of what is asked.
+    """
+    stride = round(fps / video_fps)
+    if stride == 0:
+        raise ValueError(f"the video has {fps:g} frames a second, too few to take {video_fps:g}; lower video_fps")
+    frames = list(range(0, total, stride))
+    if max_frames and len(frames) > max_frames:
+        return frames_evenly(total, max_frames)
+    return frames
+
+
+def load_frames(source, rule: FrameRule) -> list[Image.Image]:
+    """RGB frames of a video file, a folder of pictures (sorted by name), or a list of pictures or arrays.
+
+    rule: (number of frames, frames a second) -> frame numbers. Frames that are already in memory are all taken.
+    Raises FileNotFoundError for a missing path, ValueError for a video without frames or one that cannot be decoded,
+    ImportError where a file needs decord and it is not installed.
+    """
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.is_file())
+            if not files:
+                raise ValueError(f"the folder {path} holds no frame")
+            return [load_image(files[index]) for index in rule(len(files), FOLDER_FPS)]
+        if not path.is_file():
+            raise FileNotFoundError(f"no video at {path}; give a video file or a folder of frames")
+        return decode(path, rule)
+    frames = [Image.fromarray(frame) if isinstance(frame, np.ndarray) else frame for frame in source]
+    if not frames:
+        raise ValueError("the video has no frames; give at least one")
+    return [load_image(frame) for frame in frames]
+
+
+def decode(path: Path, rule: FrameRule) -> list[Image.Image]:
+    """Frames of a video file."""
+    try:
+        import decord
+    except ImportError as error:
+        raise ImportError("reading a video file needs decord: pip install 'llada-v[video]'") from error
+    try:
+        reader = decord.VideoReader(str(path), num_threads=1)
+    except (decord.DECORDError, RuntimeError) as error:
+        raise ValueError(f"{path} cannot be decoded as a video (damaged, or not a video file)") from error
+    if not len(reader):
+        raise ValueError(f"the video {path} has no frames")
+    frames = reader.get_batch(rule(len(reader), reader.get_avg_fps())).asnumpy()
+    return [Image.fromarray(frame) for frame in frames]
