@@ -1,0 +1,1 @@
+"""From a prompt to an answer: settings, reveal rules, the sampling loop, and `generate`."""
