@@ -1,0 +1,1 @@
+"""From records to weights: recipe, records, batches, noise, trainer."""

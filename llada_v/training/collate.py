@@ -1,0 +1,46 @@
+"""Encoded records to one batch: ids and labels padded on the right, pictures joined."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .noise import IGNORE
+
+LENGTH_MULTIPLE = 32
+PIXELS = ("pixel_values", "image_sizes", "image_layouts")
+
+
+@dataclass
+class Collator:
+    """Makes batches.
+
+    pad_token_id: the filler, LLaDA's EOS.
+    train_eos_padding: True: filler is ordinary text, attended to and labelled, as the original's collator has it
+        (there is no attention mask then). False: filler is hidden by the mask and has no label.
+    """
+
+    pad_token_id: int
+    train_eos_padding: bool
+
+    def __call__(self, records: list[dict]) -> dict[str, torch.Tensor]:
+        """input_ids, labels (B, L), attention_mask (B, L) unless EOS padding is trained, and the pictures' tensors."""
+        length = max(len(record["input_ids"]) for record in records)
+        if not self.train_eos_padding:
+            # Hidden filler is free: few different lengths mean few kernels to build.
+            length = -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        shape = (len(records), length)
+        filler_label = self.pad_token_id if self.train_eos_padding else IGNORE
+        input_ids, labels = torch.full(shape, self.pad_token_id), torch.full(shape, filler_label)
+        attention_mask = torch.zeros(shape, dtype=torch.long)
+        for row, record in enumerate(records):
+            size = len(record["input_ids"])
+            input_ids[row, :size], labels[row, :size] = record["input_ids"], record["labels"]
+            attention_mask[row, :size] = 1
+        batch = {"input_ids": input_ids, "labels": labels}
+        if not self.train_eos_padding:
+            batch["attention_mask"] = attention_mask
+        for key in PIXELS:
+            parts = [record[key] for record in records if key in record]
+            if parts:
+                batch[key] = torch.cat(parts)
+        return batch
