@@ -1,0 +1,48 @@
+"""The small world the tiny model lives in: pictures with exactly known content, and conversations about them.
+
+The story in three files. `scenes` makes up what is in a picture - a few shapes, a sign, a bar chart - and draws
+it. `questions` asks about it, with one exact answer each. `records` turns both into LLaVA records, endless and
+the same for the same seed. A tenth of all scenes is held out by a hash of its content, so no seed can put a
+held-out picture into training.
+
+    from llada_v.toyworld import generate_records, heldout_questions
+
+    for record in generate_records("train", count=1000, seed=0, style="instruct"):
+        ...
+    for image, question, id in heldout_questions(count=80, seed=0):
+        ...
+"""
+
+from .questions import FAMILIES, Question, dense_caption, questions_about
+from .records import (
+    STYLES,
+    caption_record,
+    generate_records,
+    heldout_questions,
+    instruction_record,
+    write_dataset,
+)
+from .scenes import KINDS, SPLITS, Bar, Scene, Sign, Thing, draw, make_scene, scene_key, split_of
+
+__all__ = [
+    "FAMILIES",
+    "KINDS",
+    "SPLITS",
+    "STYLES",
+    "Bar",
+    "Question",
+    "Scene",
+    "Sign",
+    "Thing",
+    "caption_record",
+    "dense_caption",
+    "draw",
+    "generate_records",
+    "heldout_questions",
+    "instruction_record",
+    "make_scene",
+    "questions_about",
+    "scene_key",
+    "split_of",
+    "write_dataset",
+]

@@ -1,0 +1,94 @@
+"""The tiny model before training: its tokenizer, learned from the small world's own texts, and its sizes.
+
+The tokenizer is byte-level BPE like LLaDA's: digits stand alone, and so do the letters of words in capitals, because
+the words on signs are spelled and not known by heart.
+"""
+
+import random
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from ..configuration_llada_v import LladaVConfig
+from ..modeling_llada_v import LladaVForConditionalGeneration
+from ..processing_llada_v import SYSTEM_PROMPT, TOKENS, LladaVProcessor
+from .questions import dense_caption, questions_about
+from .scenes import make_scene
+
+TILE, PATCH = 72, 12  # pixels
+VOCAB_SIZE = 544
+SPELLED = r"\p{Lu}(?!\p{Ll})|\p{N}|\n+"  # what BPE may not merge with its neighbours
+
+
+def build_tokenizer(num_scenes: int = 2000) -> PreTrainedTokenizerFast:
+    """The tokenizer of the small world, deterministic: special tokens first, then bytes, then merges."""
+    rng = random.Random("tokenizer")
+    texts = [f"system\n\n{SYSTEM_PROMPT}", "user\n\n", "assistant\n\n"] * num_scenes
+    for _ in range(num_scenes):
+        scene = make_scene(rng)
+        texts.append(dense_caption(scene) + "\n")
+        texts += [f"{question.text}\n{question.answer}" for question in questions_about(scene, rng)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPELLED), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = [AddedToken(token, special=True, normalized=False) for token in TOKENS.values()]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    eos = TOKENS["eos_token_id"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=TOKENS["bos_token_id"],
+        eos_token=eos,
+        pad_token=eos,
+        clean_up_tokenization_spaces=False,
+        padding_side="right",
+        model_max_length=2048,
+    )
+
+
+def tiny_config(tokenizer: PreTrainedTokenizerFast) -> LladaVConfig:
+    """The published architecture with small numbers: 3.8 M parameters."""
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in TOKENS.items()}
+    return LladaVConfig(
+        vision_config=dict(
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            image_size=TILE,
+            patch_size=PATCH,
+        ),
+        text_config=dict(
+            vocab_size=VOCAB_SIZE,
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            max_position_embeddings=2048,
+            rope_base=10000.0,
+        ),
+        image_grid_pinpoints=[[TILE * rows, TILE * columns] for columns in (1, 2) for rows in (1, 2)],
+        pad_token_id=ids["eos_token_id"],
+        **ids,
+    )
+
+
+def build(folder: str | Path, seed: int = 0) -> None:
+    """Write the tiny model with random weights, tokenizer and processor to a folder."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    config = tiny_config(tokenizer)
+    LladaVForConditionalGeneration(config).save_pretrained(folder)
+    LladaVProcessor(tokenizer, config).save_pretrained(folder)
