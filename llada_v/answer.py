@@ -1,0 +1,223 @@
+"""From a question and pictures to an answer, in one call: what `llada-v generate` and `generate_demo.py` run.
+
+model, processor = load("model/llada-v-tiny")
+print(answer(model, processor, "How many objects are there?", images=["data/demo.png"]).text)
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers.utils import logging
+
+from .animation import Recorder, save_gif
+from .checkpoint import local_folder
+from .generation.config import REMASKING, SamplerConfig
+from .generation.sampler import SamplerState
+from .images import load_image
+from .modeling_llada_v import LladaVForConditionalGeneration
+from .processing_llada_v import LladaVProcessor
+from .video import frames_evenly, load_frames
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO_MODEL = ROOT / "model" / "llada-v-tiny"
+DEMO_IMAGE = ROOT / "data" / "demo.png"
+DEMO_QUESTIONS = ("How many objects are there?", "What colour is the circle?", "Is there a star?")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+GIF_FRAMES = 4  # frames of a video that stand beside an animated answer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer and what it took.
+
+    text: the answer, special tokens left out, space around it stripped.
+    token_ids: its ids up to the stop, any suffix at the end.
+    seconds: wall-clock time of `generate`, pictures encoded, prompt preparation not counted.
+    steps: reveal steps taken.
+    num_forwards: model calls.
+    """
+
+    text: str
+    token_ids: list[int]
+    seconds: float
+    steps: int
+    num_forwards: int
+
+
+def load(
+    model: str | Path = DEMO_MODEL,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    attn_implementation: str | None = None,
+    reproduce_original: bool | None = None,
+) -> tuple[LladaVForConditionalGeneration, LladaVProcessor]:
+    """The model, ready to answer, and its processor.
+
+    model: a folder or a hub name.
+    device: None is "cuda" where there is one, else "cpu".
+    dtype: None is bfloat16 on a GPU, float32 on a CPU.
+    attn_implementation: a name of transformers' attention interface, such as "sdpa" or "flash_attention_2".
+    reproduce_original: see `LladaVProcessor`; None is what was saved with it.
+    Raises FileNotFoundError where the shipped model is not there, OSError or ValueError for any other name that holds
+    no model, ValueError for a device that this machine does not have.
+    """
+    if Path(model) == DEMO_MODEL and not DEMO_MODEL.is_dir():
+        raise FileNotFoundError(
+            f"the shipped model is not at {DEMO_MODEL}; run from a clone of the repository, or name another model"
+        )
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}, which torch does not know; try cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device is {device}, but torch sees {torch.cuda.device_count()} GPUs; try cpu")
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    folder = local_folder(str(model), {})
+    processor = LladaVProcessor.from_pretrained(folder, reproduce_original=reproduce_original)
+    loaded = LladaVForConditionalGeneration.from_pretrained(
+        folder, dtype=dtype, attn_implementation=attn_implementation
+    )
+    return loaded.to(device).eval(), processor
+
+
+def answer(
+    model: LladaVForConditionalGeneration,
+    processor: LladaVProcessor,
+    question: str,
+    images=(),
+    video=None,
+    sampler: SamplerConfig | None = None,
+    generator: torch.Generator | None = None,
+    callback: Callable[[SamplerState], None] | None = None,
+) -> Answer:
+    """The answer to one question about some pictures, or about one video, or about nothing but the text.
+
+    images: PIL images or paths. video: a file, a folder of frames, or a list of frames.
+    sampler, generator, callback: see `generate`.
+    Raises ValueError for an empty question, pictures that cannot be read, images and video together, and settings
+    that do not fit together; FileNotFoundError for a missing file.
+    """
+    content = [{"type": "image", "image": image} for image in images]
+    if video is not None:
+        content.append({"type": "video", "video": video})
+    content.append({"type": "text", "text": question})
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    ).to(model.device)
+    start = time.perf_counter()
+    output = model.generate(
+        **inputs, sampler=sampler, generator=generator, callback=callback, return_dict_in_generate=True
+    )
+    token_ids = output.answers[0].tolist()  # waits for the device, so it belongs to the time
+    seconds = time.perf_counter() - start
+    text = processor.decode(token_ids, skip_special_tokens=True).strip()
+    return Answer(text, token_ids, seconds, len(output.order), output.num_forwards)
+
+
+# The command line
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Every option of `run`; the sampler's are the fields of `SamplerConfig`, with its defaults."""
+    add = parser.add_argument
+    add("--model", default=DEMO_MODEL, help="folder or hub name (default: the tiny model that ships)")
+    add("--image", action="append", default=[], metavar="FILE", help="a picture; repeat for several")
+    add("--video", metavar="FILE", help="a video file or a folder of frames")
+    add("--question", action="append", metavar="TEXT", help="repeat to ask several about the same pictures")
+    add("--gen-length", type=int, default=SamplerConfig.gen_length, help="answer canvas in tokens (%(default)s)")
+    add("--steps", type=int, help="forward passes for a whole canvas (default: one token a step)")
+    add("--block-length", type=int, help="reveal block by block, left to right (default: one block)")
+    add("--temperature", type=float, default=SamplerConfig.temperature, help="0 takes the best token (%(default)s)")
+    add("--cfg-scale", type=float, default=SamplerConfig.cfg_scale, help="guidance, 0 is off (%(default)s)")
+    add("--remasking", choices=REMASKING, default=SamplerConfig.remasking, help="what stays (%(default)s)")
+    add(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="STRING",
+        help="ends the answer, as the end of the turn always does; repeatable; a newline is $'\\n' in bash",
+    )
+    add("--suffix", default="", metavar="STRING", help="text behind the canvas, visible from the first step")
+    add("--seed", type=int, default=0, help="for temperature and random remasking (%(default)s)")
+    add("--device", help="default: cuda where there is one, else cpu")
+    add("--dtype", choices=DTYPES, help="default: bfloat16 on a GPU, float32 on a CPU")
+    add("--attn-implementation", metavar="NAME", help="sdpa, eager, flash_attention_2, ...")
+    add(
+        "--reproduce-original",
+        action="store_true",
+        default=None,
+        help="write prompts as the original does, with its lost tokens, to compare numbers",
+    )
+    add("--json", action="store_true", help="one JSON object a question on stdout")
+    add("--gif", type=Path, metavar="FILE", help="also draw how the answers appear")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Answer the questions and print one line each; without pictures and questions, those of the demo.
+
+    Raises ValueError for pictures without a question and for a --gif that cannot be written, and whatever `load`
+    and `answer` raise.
+    """
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    images, questions = args.image, args.question
+    if not questions:
+        if images or args.video:
+            raise ValueError("a picture without a question; add --question 'What is this?'")
+        images, questions = [str(DEMO_IMAGE)], DEMO_QUESTIONS
+    if args.gif and (args.gif.suffix.lower() != ".gif" or not args.gif.absolute().parent.is_dir()):
+        raise ValueError(f"--gif is {args.gif}; name a file that ends in .gif, in a folder that exists")
+    # What can be wrong is looked at before the weights are read.
+    sampler = SamplerConfig(
+        gen_length=args.gen_length,
+        steps=args.steps,
+        block_length=args.block_length,
+        temperature=args.temperature,
+        cfg_scale=args.cfg_scale,
+        remasking=args.remasking,
+    )
+    pictures = [load_image(image) for image in images]
+    model, processor = load(
+        args.model, args.device, DTYPES.get(args.dtype), args.attn_implementation, args.reproduce_original
+    )
+    sampler = replace(
+        sampler,
+        stop_token_ids=[[processor.config.eot_token_id], *(processor.encode(stop) for stop in args.stop)],
+        suffix_token_ids=processor.encode(args.suffix),
+    )
+    generator = torch.Generator(model.device).manual_seed(args.seed)
+    recordings = []
+    for question in questions:
+        recorder = Recorder()
+        with tqdm(total=sampler.steps, desc=question, unit="step", leave=False, disable=None) as bar:
+
+            def watch(state, recorder=recorder, bar=bar):
+                bar.update()
+                if args.gif:
+                    recorder(state)
+
+            found = answer(model, processor, question, pictures, args.video, sampler, generator, watch)
+        recordings.append((question, recorder, found.text))
+        if args.json:
+            row = {"question": question, "answer": found.text} | asdict(found)
+            del row["text"]
+            print(json.dumps(row | {"model": str(args.model), "image": images, "video": args.video}), flush=True)
+        else:
+            print(f"{question} -> {found.text}", flush=True)
+    if args.gif:
+        frames = load_frames(args.video, lambda total, fps: frames_evenly(total, GIF_FRAMES)) if args.video else []
+        save_gif(args.gif, recordings, pictures + frames, processor.decode)

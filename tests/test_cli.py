@@ -1,0 +1,240 @@
+"""The command line: options reach the sampler, answers come out as lines or JSON, and errors say what is wrong."""
+
+import argparse
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from transformers.feature_extraction_utils import BatchFeature
+
+import llada_v.answer
+import llada_v.checkpoint
+from llada_v import SamplerConfig, cli
+from llada_v.generation.sampler import SamplerOutput, sample
+
+EOT, MASK = 1, 0
+ANSWER = "two stars"
+
+
+class ScriptedProcessor:
+    """Ids are code points; remembers the messages it was given."""
+
+    config = SimpleNamespace(eot_token_id=EOT)
+
+    def __init__(self):
+        self.messages = []
+
+    def encode(self, text):
+        return [ord(letter) for letter in text]
+
+    def decode(self, ids, skip_special_tokens=False):
+        return "".join(chr(token) for token in ids if token > 1 or not skip_special_tokens)
+
+    def apply_chat_template(self, messages, **options):
+        self.messages.append(messages)
+        return BatchFeature({"input_ids": torch.ones(1, 4, dtype=torch.long)})
+
+
+class ScriptedModel:
+    """Answers ANSWER to everything, through the real sampling loop; remembers the sampler."""
+
+    device = torch.device("cpu")
+
+    def generate(self, input_ids, sampler, generator, callback, return_dict_in_generate):
+        self.sampler, self.seed = sampler, generator.initial_seed()
+        ids = torch.tensor([ord(letter) for letter in ANSWER] + [EOT] * (sampler.gen_length - len(ANSWER)))
+
+        def logits_of(canvas, rows, is_open):
+            positions = is_open.nonzero()[:, 1]
+            logits = torch.zeros(len(positions), 128)
+            # The front is surest, so the answer appears from left to right.
+            logits[torch.arange(len(positions)), ids[positions]] = 20.0 - positions.float() / 10
+            return logits
+
+        stops = [torch.tensor(stop) for stop in sampler.stop_token_ids]
+        canvas, stop_at, order = sample(logits_of, 1, sampler, MASK, stops, self.device, generator, callback)
+        answer = torch.cat((canvas[0, : int(stop_at[0])], torch.tensor(sampler.suffix_token_ids, dtype=torch.long)))
+        return SamplerOutput(answers=[answer], order=order, num_forwards=len(order))
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Model and processor that `load` hands out, and the arguments it was called with."""
+    found = SimpleNamespace(model=ScriptedModel(), processor=ScriptedProcessor(), loaded=None)
+
+    def load(*arguments):
+        found.loaded = arguments
+        return found.model, found.processor
+
+    monkeypatch.setattr(llada_v.answer, "load", load)
+    return found
+
+
+@pytest.fixture
+def picture(tmp_path):
+    file = tmp_path / "picture.png"
+    Image.new("RGB", (30, 20), (200, 30, 30)).save(file)
+    return str(file)
+
+
+def test_an_answer_is_one_line(scripted, picture, capsys):
+    assert cli.main(["generate", "--image", picture, "--question", "How many?", "--question", "Which?"]) == 0
+    assert capsys.readouterr().out == "How many? -> two stars\nWhich? -> two stars\n"
+
+
+def test_json_is_one_object_a_question(scripted, picture, capsys):
+    cli.main(
+        ["generate", "--model", "m", "--image", picture, "--question", "How many?", "--question", "Which?", "--json"]
+    )
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["question"] for row in rows] == ["How many?", "Which?"]
+    seconds = rows[0].pop("seconds")
+    assert seconds > 0
+    assert rows[0] == {
+        "question": "How many?",
+        "answer": ANSWER,
+        "token_ids": [ord(letter) for letter in ANSWER],
+        "steps": 10,  # nine letters and the end of the turn
+        "num_forwards": 10,
+        "model": "m",
+        "image": [picture],
+        "video": None,
+    }
+
+
+def test_pictures_and_question_make_one_message(scripted, picture):
+    cli.main(["generate", "--image", picture, "--image", picture, "--question", "What differs?"])
+    (message,) = scripted.processor.messages[0]
+    assert message["role"] == "user"
+    assert [part["type"] for part in message["content"]] == ["image", "image", "text"]
+    assert message["content"][-1]["text"] == "What differs?"
+
+
+def test_video_and_question_make_one_message(scripted):
+    cli.main(["generate", "--video", "clip.mp4", "--question", "What happens?"])
+    (message,) = scripted.processor.messages[0]
+    assert message["content"][0] == {"type": "video", "video": "clip.mp4"}
+
+
+def test_every_sampler_setting_has_an_option(scripted, picture):
+    options = {
+        "gen_length": (["--gen-length", "32"], 32),
+        "steps": (["--steps", "16"], 16),
+        "block_length": (["--block-length", "16"], 16),
+        "temperature": (["--temperature", "0.01"], 0.01),
+        "cfg_scale": (["--cfg-scale", "1.5"], 1.5),
+        "remasking": (["--remasking", "random"], "random"),
+        "stop_token_ids": (["--stop", "ab", "--stop", "\n"], [[EOT], [97, 98], [10]]),
+        "suffix_token_ids": (["--suffix", "ok"], [111, 107]),
+    }
+    assert set(options) == {field.name for field in dataclasses.fields(SamplerConfig)}
+    words = [word for given, _ in options.values() for word in given]
+    cli.main(["generate", "--image", picture, "--question", "?", "--seed", "7", *words])
+    for name, (_, expected) in options.items():
+        assert getattr(scripted.model.sampler, name) == expected, name
+    assert scripted.model.seed == 7
+
+
+def test_defaults_are_those_of_the_sampler(scripted, picture):
+    cli.main(["generate", "--image", picture, "--question", "?"])
+    expected = SamplerConfig(stop_token_ids=[[EOT]], suffix_token_ids=[])
+    assert scripted.model.sampler == expected
+
+
+def test_loading_options_reach_load(scripted, picture):
+    words = ["--model", "m", "--device", "cpu", "--dtype", "bfloat16", "--attn-implementation", "eager"]
+    cli.main(["generate", "--image", picture, "--question", "?", "--reproduce-original", *words])
+    assert scripted.loaded == ("m", "cpu", torch.bfloat16, "eager", True)
+
+
+def test_suffix_stands_behind_the_answer(scripted, picture, capsys):
+    cli.main(["generate", "--image", picture, "--question", "?", "--suffix", " ok"])
+    assert capsys.readouterr().out == "? -> two stars ok\n"
+
+
+def test_gif_shows_every_question(scripted, picture, tmp_path):
+    file = tmp_path / "answer.gif"
+    cli.main(["generate", "--image", picture, "--question", "a?", "--question", "b?", "--gif", str(file)])
+    with Image.open(file) as gif:
+        assert gif.n_frames == 2 * (10 + 2)  # the masks, ten steps, the text
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--image", "nothing.png", "--question", "?"], "no picture at nothing.png"),
+        (["--video", "clip.mp4"], "add --question"),
+        (["--question", "?", "--gen-length", "7", "--block-length", "2"], "not a multiple of block_length 2"),
+        (["--question", "?", "--gif", "answer.png"], "ends in .gif"),
+        (["--question", "?", "--model", "./no/such/folder"], "there is no folder ./no/such/folder"),
+        (["--question", "?", "--model", "m", "--device", "abacus"], "device is 'abacus'"),
+        (["--question", "?", "--model", "m", "--device", "cuda:99"], "device is cuda:99"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_status_2(words, told, capsys):
+    assert cli.main(["generate", *words]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert told in lines[0]
+
+
+def test_the_traceback_can_be_had(monkeypatch):
+    monkeypatch.setenv(cli.TRACEBACK, "1")
+    with pytest.raises(FileNotFoundError):
+        cli.main(["generate", "--image", "nothing.png", "--question", "?"])
+
+
+@pytest.mark.parametrize("words", [["generate", "--unknown"], ["convert", "a", "b", "--unknown"], ["unknown"], []])
+def test_unknown_words_end_in_status_2(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(words)
+    assert stopped.value.code == 2
+    assert "usage: llada-v" in capsys.readouterr().err
+
+
+def test_convert_passes_its_options(monkeypatch, capsys):
+    def convert(src, dst, vision_tower, dtype, progress):
+        progress(3, 3)
+        assert (src, dst, vision_tower, dtype) == ("src", "dst", "tower", "bfloat16")
+        return llada_v.checkpoint.Conversion(3, ["logit_scale"], ["model.image_newline"])
+
+    monkeypatch.setattr(llada_v.checkpoint, "convert", convert)
+    assert cli.main(["convert", "src", "dst", "--vision-tower", "tower", "--dtype", "bfloat16"]) == 0
+    assert capsys.readouterr().out == "dst: 3 tensors\nleft out: logit_scale\nmade fresh: model.image_newline\n"
+
+
+def test_train_gets_its_words_as_they_are(monkeypatch):
+    train = pytest.importorskip("llada_v.training.train")
+    given = []
+    monkeypatch.setattr(train, "main", given.append)
+    cli.main(["train", "recipe.yaml", "--epochs", "1", "--seed", "3"])
+    assert given == [["recipe.yaml", "--epochs", "1", "--seed", "3"]]
+
+
+def test_the_readme_lists_every_option():
+    parser = argparse.ArgumentParser(add_help=False)
+    llada_v.answer.add_arguments(parser)
+    options = {option for action in parser._actions for option in action.option_strings}
+    rows = (llada_v.answer.ROOT / "README.md").read_text().splitlines()
+    assert {row.split("`")[1] for row in rows if row.startswith("| `--")} == options
+
+
+# With the model that ships
+
+
+def test_the_demo_answers_all_its_questions(capsys):
+    assert cli.main(["generate"]) == 0
+    rows = [line.split(" -> ") for line in capsys.readouterr().out.splitlines()]
+    assert [question for question, _ in rows] == list(llada_v.answer.DEMO_QUESTIONS)
+    assert all(answer for _, answer in rows)
+
+
+def test_the_readme_example_runs_as_pasted(monkeypatch, capsys):
+    monkeypatch.chdir(llada_v.answer.ROOT)
+    example = (llada_v.answer.ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    exec(compile(example, "README.md", "exec"), {})
+    assert "forward passes" in capsys.readouterr().out

@@ -1,0 +1,142 @@
+"""Promises about the files themselves: who imports whom, scripts that parse, a command that starts."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SKIPPED = {".venv", ".git", ".pytest_cache", ".ruff_cache", "__pycache__", "exp", "wandb", "build", "dist"}
+
+
+def files(pattern, folder=ROOT):
+    """The repository's files that match, without caches and what people put beside it."""
+    found = (file for file in folder.rglob(pattern) if file.is_file())
+    return sorted(file for file in found if not SKIPPED & set(file.relative_to(ROOT).parts))
+
+
+PACKAGE = files("*.py", ROOT / "llada_v")
+SCRIPTS = [*files("*.sh"), ROOT / ".ci" / "run"]
+
+
+def name_of(file):
+    return str(file.relative_to(ROOT))
+
+
+def imports_of(file, at_top=False):
+    """Full names a file imports: modules, and module.name of each imported name; relative ones resolved.
+
+    at_top: leave out imports inside functions.
+    """
+    tree = ast.parse(file.read_text())
+    package = file.relative_to(ROOT).with_suffix("").parts
+    found = set()
+    for node in tree.body if at_top else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = list(package[: -node.level]) if node.level else []
+            module = ".".join(parts + ([node.module] if node.module else []))
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def within(names, *modules):
+    """Those names that are one of the modules or lie inside one."""
+    return sorted(name for name in names if any(name == module or name.startswith(module + ".") for module in modules))
+
+
+def own(names):
+    return within(names, "llada_v")
+
+
+@pytest.mark.parametrize("file", PACKAGE, ids=name_of)
+def test_the_package_never_imports_what_stands_outside(file):
+    assert not within(imports_of(file), "eval", "scripts", "tests", "generate_demo", "create_mix_data")
+
+
+@pytest.mark.parametrize("name", ["modeling_llada.py", "modeling_llada_v.py"])
+def test_models_never_see_a_tokenizer_or_a_processor(name):
+    names = imports_of(ROOT / "llada_v" / name)
+    assert not [found for found in names if re.search("tokeniz|process|images|video|answer|toyworld", found, re.I)]
+
+
+@pytest.mark.parametrize("name", ["processing_llada_v.py", "images.py", "video.py", "anyres.py"])
+def test_the_processor_never_sees_a_model(name):
+    names = imports_of(ROOT / "llada_v" / name)
+    assert not [found for found in names if re.search("modeling|generation|training", found)]
+
+
+def test_the_geometry_needs_no_tensors():
+    assert imports_of(ROOT / "llada_v" / "anyres.py") == {"enum", "math"}
+
+
+@pytest.mark.parametrize("file", files("*.py", ROOT / "llada_v" / "generation"), ids=name_of)
+def test_the_sampler_knows_tensors_ids_and_a_callable(file):
+    names = imports_of(file)
+    assert not [name for name in own(names) if not name.startswith("llada_v.generation")]
+    assert within(names, "transformers") in ([], ["transformers.utils", "transformers.utils.ModelOutput"])
+
+
+def test_the_noise_knows_tensors_and_ids():
+    names = imports_of(ROOT / "llada_v" / "training" / "noise.py")
+    assert not own(names)
+    assert not within(names, "transformers")
+
+
+@pytest.mark.parametrize("name", ["cli.py", "__main__.py"])
+def test_the_command_line_imports_inside_its_verbs(name):
+    names = imports_of(ROOT / "llada_v" / name, at_top=True)
+    assert not within(names, "torch", "transformers")
+    assert set(own(names)) <= {"llada_v.cli", "llada_v.cli.main"}
+
+
+def test_inference_needs_no_extra():
+    """What importing the package and answering imports, at the top of files, is in the core dependencies."""
+    import_name = {"pillow": "PIL"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}
+    # transformers itself requires these two.
+    allowed = {import_name.get(name, name) for name in required} | {"huggingface_hub", "tokenizers"}
+    for file in PACKAGE:
+        if "training" in file.parts:
+            continue
+        modules = {name.split(".")[0] for name in imports_of(file, at_top=True)} - set(sys.stdlib_module_names)
+        assert modules <= allowed | {"llada_v"}, name_of(file)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=name_of)
+def test_every_shell_script_parses_and_stops_at_errors(script):
+    checked = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    assert "set -euo pipefail" in script.read_text().splitlines()
+
+
+def test_init_env_knows_every_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    line = re.search(r"choose from (.*), all", (ROOT / "init_env.sh").read_text())[1]
+    assert set(line.split(", ")) == set(project["optional-dependencies"])
+
+
+def test_init_env_refuses_an_unknown_extra():
+    refused = subprocess.run(["bash", ROOT / "init_env.sh", "nothing"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "unknown extra 'nothing'" in refused.stderr
+
+
+def test_no_file_names_a_folder_of_one_machine():
+    folders = re.compile("/" + "work/|/" + "root/|/" + r"home/\w|/" + "Users/|file:" + "//")
+    text_files = [file for kind in ("*.py", "*.sh", "*.md", "*.yaml", "*.toml", "*.json") for file in files(kind)]
+    for file in [*text_files, ROOT / "Makefile", ROOT / ".ci" / "run"]:
+        assert not folders.search(file.read_text(encoding="utf-8")), name_of(file)
+
+
+def test_help_lists_every_verb():
+    shown = subprocess.run([sys.executable, "-m", "llada_v", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    for verb in ("generate", "convert", "train", "judge"):
+        assert f"  {verb} " in shown.stdout
