@@ -17,4 +17,11 @@ CONFIG_MAPPING.register(PUBLISHED_MODEL_TYPE, LladaVConfig)  # translated by Lla
 AutoModelForImageTextToText.register(LladaVConfig, LladaVForConditionalGeneration)
 AutoProcessor.register(LladaVConfig, LladaVProcessor)
 
-__all__ = ["LladaConfig", "LladaVConfig", "LladaVForConditionalGeneration", "LladaVModel", "LladaVProcessor", "SamplerConfig"]
+__all__ = [
+    "LladaConfig",
+    "LladaVConfig",
+    "LladaVForConditionalGeneration",
+    "LladaVModel",
+    "LladaVProcessor",
+    "SamplerConfig",
+]

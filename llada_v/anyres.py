@@ -29,11 +29,6 @@ def select_canvas(height: int, width: int, pinpoints: list) -> tuple[int, int]:
         wasted = canvas_width * canvas_height - effective
         if effective > best_effective or (effective == best_effective and wasted < best_wasted):
             best, best_effective, best_wasted = (canvas_height, canvas_width), effective, wasted
-    if best is None:
-        raise ValueError(
-            f"a picture of {height} x {width} pixels (height x width) is too narrow for every canvas; "
-            "crop it or pad it to a less extreme shape"
-        )
     return best
 
 

@@ -131,6 +131,8 @@ class LladaVConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.video_newline not in VIDEO_NEWLINES:
             raise ValueError(f"video_newline is {self.video_newline!r}; choose one of {', '.join(VIDEO_NEWLINES)}")
+        if not self.image_grid_pinpoints:
+            raise ValueError("image_grid_pinpoints is empty; list at least one canvas (height, width)")
         tile = self.vision_config.image_size
         for height, width in self.image_grid_pinpoints:
             if height % tile or width % tile:
@@ -143,6 +145,8 @@ class LladaVConfig(PreTrainedConfig):
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "LladaVConfig":
         """The config of a folder or hub name in our layout or in the published one (`model_type` "llava_llada")."""
         config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not config_dict:
+            raise OSError(f"{pretrained_model_name_or_path} has no config.json; name the folder of a whole model")
         return cls.from_dict(config_dict, name_or_path=str(pretrained_model_name_or_path), **kwargs)
 
     @classmethod

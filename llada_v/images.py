@@ -4,6 +4,7 @@ Tiles are (T, 3, S, S) float32 in [-1, 1]: (bicubic(picture) / 255 - 0.5) / 0.5,
 """
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import Image, UnidentifiedImageError
 from .anyres import resized_on_canvas, select_canvas
 
 PADDING_GREY = 127  # int(0.5 * 255): what pads a picture among several to a square
+# What Pillow's readers raise for damaged data.
+DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, IndexError, KeyError, struct.error)
 
 
 def load_image(source) -> Image.Image:
@@ -30,7 +33,8 @@ def load_image(source) -> Image.Image:
             raise FileNotFoundError(f"no picture at {name}; give the path of an image file")
         image = open_image(source, name)
     elif isinstance(source, (bytes, bytearray)):
-        image = open_image(io.BytesIO(source), f"{len(source)} bytes of picture")
+        name = f"{len(source)} bytes of picture"
+        image = open_image(io.BytesIO(source), name)
     elif isinstance(source, Image.Image):
         image = source
     else:
@@ -45,7 +49,7 @@ def load_image(source) -> Image.Image:
         )
     try:
         return to_rgb(image)
-    except (OSError, SyntaxError) as error:  # Pillow's words for damaged data
+    except DAMAGE as error:
         raise ValueError(f"{name} is damaged and cannot be decoded: {error}") from error
 
 
@@ -57,14 +61,19 @@ def open_image(file, name: str) -> Image.Image:
         raise ValueError(f"{name} is too large to decode safely: {error}") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not a picture that can be read (damaged, or not an image file)") from error
+    except DAMAGE as error:
+        raise ValueError(f"{name} cannot be read as a picture: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any mode; integers beyond 8 bits are scaled and not clipped to white."""
+    """RGB of any mode; integers beyond 8 bits are scaled and not clipped to white.
+
+    Mode I holds 32-bit integers, but says not how many of the bits are used: 8, 16 or 31, the fewest that suffice.
+    """
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
-        if values.max() > 255:
-            values = values >> 8
+        largest = 0xFFFF if image.mode.startswith("I;16") else values.max()
+        values >>= 0 if largest <= 0xFF else 8 if largest <= 0xFFFF else 23
         return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 

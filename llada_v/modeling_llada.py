@@ -1,7 +1,8 @@
 """LLaDA's trunk: a pre-norm Llama-style transformer that looks both ways.
 
 It owns norm, rotary positions, attention and MLP, and knows neither pictures nor vocabularies nor sampling.
-Shapes: B rows, L positions, Q asked-for positions (Q = L unless `positions` is given), D width, H heads, K width of one head.
+Shapes: B rows, L positions, Q asked-for positions (Q = L unless `positions` is given), D width, H heads, K width of one
+head.
 
     block:  project (norm, q k v, rotary) -> attend (residual) -> feed_forward (residual)
 

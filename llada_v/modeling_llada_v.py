@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from .anyres import Layout, grid_map, grid_of, num_tiles, pooled_side
 from .checkpoint import KEY_MAPPING, check_folder, local_folder
 from .configuration_llada_v import LladaVConfig
+from .generation.config import SamplerConfig
 from .generation.sampler import SamplerMixin
 from .modeling_llada import LladaModel, LladaPreTrainedModel
 
@@ -234,6 +235,8 @@ class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel):
         super().__init__(config)
         self.model = LladaVModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        # transformers' pipelines would put a length of their own beside the sampler's, unless the model has one.
+        self.generation_config.max_new_tokens = SamplerConfig.gen_length
         self.post_init()
 
     def get_input_embeddings(self):

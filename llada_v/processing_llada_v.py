@@ -38,6 +38,7 @@ TOKENS = {
 }
 ROLES = {"human": "user", "gpt": "assistant"}
 PROCESSOR_FILE = "processor_config.json"
+TOKENIZER_FILE = "tokenizer.json"
 NOISE_TAG = "QA_GT_caption_based_noisy"  # left over in some rows of the training data
 
 
@@ -111,6 +112,8 @@ class LladaVProcessor(ProcessorMixin):
         Raises OSError where the tokenizer is missing, ValueError where it disagrees with the config.
         """
         hub = {key: kwargs[key] for key in ("cache_dir", "local_files_only", "revision", "token") if key in kwargs}
+        if cached_file(name, TOKENIZER_FILE, _raise_exceptions_for_missing_entries=False, **hub) is None:
+            raise OSError(f"{name} has no {TOKENIZER_FILE}; put the tokenizer's files there, beside config.json")
         tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **hub)
         file = cached_file(name, PROCESSOR_FILE, _raise_exceptions_for_missing_entries=False, **hub)
         saved = {} if file is None else json.loads(Path(file).read_text())
@@ -190,11 +193,8 @@ class LladaVProcessor(ProcessorMixin):
     def check_count(self, texts: list[str], visuals: list, where: str) -> None:
         """Raise ValueError unless there is one `<image>` for each picture."""
         written = sum(text.count(IMAGE) for text in texts)
-        if visuals and written != len(visuals):
-            raise ValueError(
-                f"{where} has {written} {IMAGE} but {len(visuals)} picture{'s' * (len(visuals) != 1)} or videos; "
-                "write one for each"
-            )
+        if written != len(visuals):
+            raise ValueError(f"{where} has {written} {IMAGE} for {len(visuals)} pictures or videos; write one for each")
 
     # Conversations to answer
 
@@ -220,13 +220,16 @@ class LladaVProcessor(ProcessorMixin):
         tokenize: False returns the text with `<image>` where pictures stand.
         Returns input_ids (B, L), attention_mask (B, L), and with pictures pixel_values (T, 3, S, S), image_sizes
         (N, 2) and image_layouts (N, 2), pictures in the order of the rows; input_ids alone if not `return_dict`.
-        Raises ValueError for an empty question, an unknown part, or `<image>` written without a picture.
+        Raises ValueError for an empty question, an unknown role or part, or `<image>` written without a picture.
         """
-        if processor_kwargs:
-            padding = processor_kwargs.pop("padding", padding)
-            padding_side = processor_kwargs.pop("padding_side", padding_side)
-            if processor_kwargs:
-                raise TypeError(f"unknown processor options: {', '.join(sorted(processor_kwargs))}")
+        options = dict(processor_kwargs or {})
+        padding, padding_side = options.pop("padding", padding), options.pop("padding_side", padding_side)
+        if options:
+            raise TypeError(f"unknown processor options: {', '.join(sorted(options))}")
+        if add_generation_prompt and continue_final_message:
+            raise ValueError(
+                "give add_generation_prompt or continue_final_message: one opens a turn, one keeps it open"
+            )
         is_batch = isinstance(conversation[0], (list, tuple)) if len(conversation) else False
         sequences, rendered = [], []
         for messages in conversation if is_batch else [conversation]:
@@ -251,11 +254,15 @@ class LladaVProcessor(ProcessorMixin):
             raise ValueError("the conversation is empty; give at least one message")
         turns, images, videos = [], [], []
         for message in messages:
-            content = message["content"]
+            role, content = message.get("role"), message.get("content")
+            if role not in ("system", "user", "assistant"):
+                raise ValueError(f"a message has role {role!r}; it may be system, user or assistant")
+            if not isinstance(content, (str, list, tuple)):
+                raise ValueError(f"a message has content {content!r}; it may be a string or a list of parts")
             parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
             text = ""
             for part in parts:
-                kind = part["type"]
+                kind = part.get("type")
                 if kind == "text":
                     # Pictures in front of the text stand on a line of their own, as in the training data.
                     is_first = text.replace(IMAGE, "").strip() == ""
@@ -265,9 +272,9 @@ class LladaVProcessor(ProcessorMixin):
                     text += (" " if text.endswith(IMAGE) else "") + IMAGE
                 else:
                     raise ValueError(f"a message part has type {kind!r}; it may be text, image or video")
-            if message["role"] == "user" and not text.replace(IMAGE, "").strip():
+            if role == "user" and not text.replace(IMAGE, "").strip():
                 raise ValueError("the question is empty; write what you want to know")
-            turns.append((message["role"], text))
+            turns.append((role, text))
         if images and videos:
             raise ValueError(
                 f"the conversation has {len(images)} images and {len(videos)} videos; the model was trained on one "
@@ -314,13 +321,14 @@ class LladaVProcessor(ProcessorMixin):
     def __call__(self, images=None, text=None, videos=None, return_tensors=None, padding=True, padding_side="left"):
         """Finished prompts with `<image>` in them, and their pictures, to tensors (see `apply_chat_template`).
 
-        text: a prompt or a list of prompts. images, videos: what their `<image>` stand for, in order.
+        text: a prompt or a list of prompts. images, videos: what their `<image>` stand for, in order; images may
+            also be one list a prompt.
         Raises ValueError unless there is one `<image>` for each picture.
         """
         if not text:
             raise ValueError("the processor needs text; for pictures alone use encode_record")
         texts = [text] if isinstance(text, str) else list(text)
-        pictures = list_of(images) or list_of(videos)
+        pictures = [image for item in list_of(images) for image in list_of(item)] or list_of(videos)
         if images is not None and videos is not None:
             raise ValueError("give images or videos, not both: the model was trained on one kind at a time")
         self.check_count(texts, pictures, "the text")
@@ -367,9 +375,11 @@ class LladaVProcessor(ProcessorMixin):
         (BOS, headers, end of turn), as the published model was trained; the rest is -100.
         Raises ValueError for a record that cannot be used, saying why.
         """
-        turns = record.get("conversations")
-        if not turns:
-            raise ValueError("the record has no conversations")
+        if self.reproduce_original:
+            raise ValueError(
+                "reproduce_original is for prompts to answer; load the processor with reproduce_original=False to train"
+            )
+        turns = turns_of(record)
         images, video = list_of(record.get("image")), record.get("video")
         sources = images or ([] if video is None else [video])
         if image_root is not None:
@@ -391,14 +401,13 @@ class LladaVProcessor(ProcessorMixin):
 
     def chat_sequence(self, turns: list[dict], visuals: list[Visual]) -> Sequence:
         """A conversation as the model is trained on it. A first turn of the assistant is dropped."""
-        for turn in turns:
-            if turn["from"] not in ROLES:
-                raise ValueError(f"a turn is from {turn['from']!r}; it may be from human or gpt")
         if turns[0]["from"] != "human":
             turns = turns[1:]
+        if not turns:
+            raise ValueError("the record has no turn from human")
         texts = [turn["value"].replace(NOISE_TAG, "") for turn in turns]
-        self.check_count(texts, visuals, "the record")
-        if visuals:
+        if visuals:  # otherwise a literal <image> is plain text
+            self.check_count(texts, visuals, "the record")
             texts = [image_first(text) for text in texts]
         roles = [ROLES[turn["from"]] for turn in turns]
         sequence = self.sequence([("system", SYSTEM_PROMPT), *zip(roles, texts, strict=True)], visuals)
@@ -421,6 +430,17 @@ class LladaVProcessor(ProcessorMixin):
         self.write(sequence, IMAGE, visuals, labelled=False)
         sequence.add(self.encode(turns[1]["value"] + "\n"), labelled=True)
         return sequence
+
+
+def turns_of(record: dict) -> list[dict]:
+    """A record's turns. Raises ValueError where there is none, or one that is not a text from human or gpt."""
+    turns = record.get("conversations")
+    if not turns:
+        raise ValueError("the record has no conversations")
+    for turn in turns:
+        if not isinstance(turn, dict) or turn.get("from") not in ROLES or not isinstance(turn.get("value"), str):
+            raise ValueError(f"a turn has 'from' (human or gpt) and 'value' (a text); this one is {turn!r}")
+    return turns
 
 
 def list_of(value) -> list:

@@ -39,7 +39,7 @@ def load_frames(source, rule: FrameRule) -> list[Image.Image]:
 
     rule: (number of frames, frames a second) -> frame numbers. Frames that are already in memory are all taken.
     Raises FileNotFoundError for a missing path, ValueError for a video without frames or one that cannot be decoded,
-    ImportError where a file needs decord and it is not installed.
+    TypeError for anything else, ImportError where a file needs decord and it is not installed.
     """
     if isinstance(source, (str, Path)):
         path = Path(source)
@@ -51,6 +51,8 @@ def load_frames(source, rule: FrameRule) -> list[Image.Image]:
         if not path.is_file():
             raise FileNotFoundError(f"no video at {path}; give a video file or a folder of frames")
         return decode(path, rule)
+    if not isinstance(source, (list, tuple, np.ndarray)):
+        raise TypeError(f"a video is a path or a list of frames, not {type(source).__name__}")
     frames = [Image.fromarray(frame) if isinstance(frame, np.ndarray) else frame for frame in source]
     if not frames:
         raise ValueError("the video has no frames; give at least one")
@@ -69,5 +71,9 @@ def decode(path: Path, rule: FrameRule) -> list[Image.Image]:
         raise ValueError(f"{path} cannot be decoded as a video (damaged, or not a video file)") from error
     if not len(reader):
         raise ValueError(f"the video {path} has no frames")
-    frames = reader.get_batch(rule(len(reader), reader.get_avg_fps())).asnumpy()
+    indices = rule(len(reader), reader.get_avg_fps())
+    try:
+        frames = reader.get_batch(indices).asnumpy()
+    except (decord.DECORDError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged: its frames cannot be decoded") from error
     return [Image.fromarray(frame) for frame in frames]

@@ -1,11 +1,12 @@
-"""What several test files share: the small published checkpoint and the model read from it."""
+"""What several test files share: the small published checkpoint, the tiny model, and what is read from them."""
 
 import pytest
 import torch
 from make_tokenizer import hf_tokenizer
 from published import PUBLISHED_CONFIG, small_weights, write_folder
 
-from llada_v import LladaVForConditionalGeneration
+from llada_v import LladaVConfig, LladaVForConditionalGeneration, LladaVProcessor
+from llada_v.toyworld import tiny
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +29,29 @@ def tokenizer_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     hf_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def processor():
+    """A processor with the sizes and ids of the published 8B model."""
+    return LladaVProcessor(hf_tokenizer(), LladaVConfig())
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A folder with the tiny model of the small world, random weights. Do not change it."""
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    tiny.build(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_folder):
+    """The model of that folder. Do not change it."""
+    return LladaVForConditionalGeneration.from_pretrained(tiny_folder).requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_processor(tiny_folder):
+    """The processor of that folder. Do not change it."""
+    return LladaVProcessor.from_pretrained(tiny_folder)

@@ -7,8 +7,10 @@ import zlib
 from collections import Counter, defaultdict
 
 import pytest
+import torch
 from PIL import Image
 
+from llada_v.images import anyres_tiles
 from llada_v.toyworld import (
     FAMILIES,
     KINDS,
@@ -26,7 +28,9 @@ from llada_v.toyworld import (
     write_dataset,
 )
 from llada_v.toyworld.alphabet import LETTER_HEIGHT, LETTER_WIDTH, LETTERS, WORDS
+from llada_v.toyworld.judge import Verdict, table
 from llada_v.toyworld.scenes import BACKGROUNDS, COLORS, NEUTRALS, SHAPES
+from llada_v.toyworld.sight import COLOR, WHAT, patch_labels, tile_views
 
 TILE = 72
 
@@ -253,7 +257,7 @@ def test_records_are_the_same_in_every_run():
 
 # Of the first twenty records of seed 0; they change only if the world is changed on purpose.
 CAPTION_CRC = 1469182099
-INSTRUCT_CRC = 659474671
+INSTRUCT_CRC = 3701773128
 
 
 def test_a_record_does_not_depend_on_the_count():
@@ -486,3 +490,35 @@ ORACLE = [
     (r"Which bar is the (\w+)\?", _extreme_bar),
     (r"Describe the picture\.|What is in the picture\?", _described),
 ]
+
+
+def test_simple_pictures_show_few_shapes():
+    captions = [r["conversations"][1]["value"] for r in generate_records("train", 200, seed=1, max_things=1)]
+    assert all("," not in caption and caption.split()[1] in SHAPES for caption in captions)
+    with pytest.raises(ValueError, match="max_things"):
+        generate_records("train", 1, seed=1, max_things=0)
+
+
+def test_patch_labels_name_what_the_patch_centres_show(tiny_processor):
+    config, rng, right, asked = tiny_processor.config, random.Random(3), 0, 0
+    for _ in range(60):
+        scene = make_scene(rng)
+        tiles, views = anyres_tiles(draw(scene), config), tile_views(scene, config)
+        assert len(tiles) == len(views)
+        for tile, view in zip(tiles, views, strict=True):
+            what, color = patch_labels(scene, view, config)
+            for index, (shown, painted) in enumerate(zip(what, color, strict=True)):
+                if WHAT[shown] == "square":
+                    row, column = divmod(index, config.tile_side)
+                    pixel = (tile[:, 12 * row + 6, 12 * column + 6] * 0.5 + 0.5) * 255
+                    distance = (pixel - torch.tensor(COLORS[COLOR[painted]])).abs().max()
+                    right, asked = right + bool(distance < 60), asked + 1
+    # A square's box is a little larger than the square: centres near its edge (about a fifth) may show the background.
+    assert asked > 50 and right / asked > 0.7
+
+
+def test_a_verdict_ignores_white_space_and_case_and_nothing_else():
+    assert Verdict("1", "word", "?", "CAT", " cat\n").is_right
+    assert not Verdict("1", "word", "?", "CAT", "CAR").is_right
+    rows = table([Verdict("1", "word", "?", "a", "a"), Verdict("2", "count", "?", "1", "2")])
+    assert rows == [("count", 0, 1, 0.0), ("word", 1, 1, 100.0), ("mean", 1, 2, 50.0)]

@@ -51,12 +51,15 @@ class SamplerConfig:
                 f"try steps={-(-self.steps // self.num_blocks) * self.num_blocks}"
             )
         for name in ("temperature", "cfg_scale"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be 0 (off) or a positive number")
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+                raise ValueError(f"{name} is {value!r}; it must be 0 (off) or a positive number")
         if self.remasking not in REMASKING:
             raise ValueError(f"remasking is {self.remasking!r}; choose one of {', '.join(REMASKING)}")
+        if not isinstance(self.stop_token_ids, (list, tuple, type(None))):
+            raise ValueError(f"stop_token_ids is {self.stop_token_ids!r}; it must be a list of lists of ids")
         for stop in self.stop_token_ids or []:
-            if isinstance(stop, int) or not len(stop):
+            if not isinstance(stop, (list, tuple)) or not len(stop):
                 raise ValueError(
                     f"stop_token_ids has {stop!r}; each stop is a non-empty list of ids, for example [[126348]]"
                 )

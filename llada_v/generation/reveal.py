@@ -20,7 +20,7 @@ def propose(
 
     logits: (M, V) float32, ids that may not be generated already at -inf.
     temperature: 0 takes the argmax. Otherwise the Gumbel-max trick in the form of arXiv 2409.02908, in float64:
-        argmax of exp(logits) / (-ln u)^temperature, u uniform.
+        argmax of exp(logits) / (-ln u)^temperature, u uniform; taken in logarithms, which cannot overflow.
     remasking: "low_confidence": the noise-free probability of the token, float64 as in the original, so that
         two tokens near certainty still have an order; "random": a uniform number.
     """
@@ -31,7 +31,7 @@ def propose(
             chosen = rows.argmax(-1)
         else:
             noise = torch.rand(exact.shape, dtype=torch.float64, device=exact.device, generator=generator)
-            chosen = (exact.exp() / (-noise.log()) ** temperature).argmax(-1)
+            chosen = (exact - temperature * (-noise.log()).log()).argmax(-1)
         tokens.append(chosen)
         if remasking == "low_confidence":
             confidence.append((exact.gather(1, chosen[:, None])[:, 0] - exact.logsumexp(-1)).exp())

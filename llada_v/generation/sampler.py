@@ -97,9 +97,7 @@ def sample(
             stop_at = torch.minimum(stop_at, first_stop(canvas, stops))
             order.append(positions_by_row(chosen))
             if callback is not None:
-                callback(
-                    SamplerState(canvas, is_masked, confidence, order[-1], stop_at, len(order), config.steps)
-                )
+                callback(SamplerState(canvas, is_masked, confidence, order[-1], stop_at, len(order), config.steps))
     return canvas, stop_at, order
 
 

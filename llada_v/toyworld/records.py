@@ -9,10 +9,13 @@ import random
 import tempfile
 from pathlib import Path
 
-from .questions import FAMILIES, dense_caption, questions_about
+from .questions import FAMILIES, Question, dense_caption, questions_about
 from .scenes import SPLITS, draw, make_scene, split_of
 
-STYLES = ("language", "caption", "instruct")
+STYLES = ("caption", "instruct")
+
+LIST = "List everything."
+"""The question whose answer is the dense caption."""
 
 IMAGE_TOKEN = "<image>"
 """Where the picture stands in a conversation."""
@@ -21,18 +24,6 @@ IMAGE_TOKEN = "<image>"
 def caption_record(scene, id, image):
     """The record that asks nothing and answers the dense caption; `image` is put in as it is."""
     return _record(id, image, [(IMAGE_TOKEN, dense_caption(scene))])
-
-
-def language_record(scene, id, rng, questions):
-    """The record without a picture: a description, its parts in random order, the dense caption and `questions`.
-
-    It teaches a language model the words of the small world, and to answer from what stands before the question.
-    """
-    caption = dense_caption(scene)
-    parts = caption.split(", ")
-    rng.shuffle(parts)
-    turns = [(f"{', '.join(parts)}\nList everything.", caption)]
-    return _record(id, None, turns + [(question.text, question.answer) for question in questions])
 
 
 def instruction_record(scene, id, image, questions):
@@ -47,18 +38,19 @@ def instruction_record(scene, id, image, questions):
     return _record(id, image, turns)
 
 
-def generate_records(split, count, seed, style="caption", max_turns=10):
+def generate_records(split, count, seed, style="caption", max_turns=10, max_things=None):
     """Yield `count` records with PIL images; record i depends on (split, seed, style, i) only, so streams can be cut.
 
-    Style "caption" gives one turn with the dense caption, "instruct" up to `max_turns` (at least 1) shuffled
-    questions, "language" the same about a description instead of a picture. Raises ValueError, before the first record, for an unknown split or style, a negative count or
-    max_turns below 1.
+    Style "caption" gives one turn with the dense caption; "instruct" up to `max_turns` (at least 1) shuffled
+    questions, the request for the dense caption among them. With `max_things`, all pictures show shapes, at most that many. Raises ValueError, before the first
+    record, for an unknown split or style, a negative count or max_turns below 1.
     """
     _check(split in SPLITS, "split", split, f"one of {SPLITS}")
     _check(style in STYLES, "style", style, f"one of {STYLES}")
     _check(count >= 0, "count", count, "0 or more records")
     _check(max_turns >= 1, "max_turns", max_turns, "1 or more turns")
-    return (_generate_record(split, i, seed, style, max_turns) for i in range(count))
+    _check(max_things is None or max_things >= 1, "max_things", max_things, "1 or more things, or None")
+    return (_generate_record(split, i, seed, style, max_turns, max_things) for i in range(count))
 
 
 def heldout_questions(count, seed):
@@ -79,7 +71,7 @@ def heldout_questions(count, seed):
     return items
 
 
-def write_dataset(folder, split, count, seed, style="caption", max_turns=10):
+def write_dataset(folder, split, count, seed, style="caption", max_turns=10, max_things=None):
     """Write the records of `generate_records` as `records.json` and `images/*.png`; returns the folder's Path.
 
     The folder appears only when it is complete. Raises ValueError as `generate_records` does, and
@@ -88,7 +80,7 @@ def write_dataset(folder, split, count, seed, style="caption", max_turns=10):
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"found {folder}, expected a new folder; remove it or name another one")
-    records = generate_records(split, count, seed, style, max_turns)
+    records = generate_records(split, count, seed, style, max_turns, max_things)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # On the same disk, so that the last step is one rename.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
@@ -96,47 +88,45 @@ def write_dataset(folder, split, count, seed, style="caption", max_turns=10):
         (draft / "images").mkdir(parents=True)
         written = []
         for i, record in enumerate(records):
-            if "image" in record:
-                path = f"images/{i:06d}.png"
-                record["image"].save(draft / path)
-                record = record | {"image": path}
-            written.append(record)
+            path = f"images/{i:06d}.png"
+            record["image"].save(draft / path)
+            written.append(record | {"image": path})
         lines = ",\n".join(json.dumps(record) for record in written)
         (draft / "records.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
         draft.rename(folder)
     return folder
 
 
-def _generate_record(split, i, seed, style, max_turns):
+def _generate_record(split, i, seed, style, max_turns, max_things):
     """Record i of a stream."""
     # A string seeds by its SHA-512, the same in every run; a tuple would go through hash(), which is not.
     rng = random.Random(f"{split}/{seed}/{style}/{i}")
-    scene = _scene_of(split, rng)
+    scene = _scene_of(split, rng, max_things)
     id = f"toy-{split}-{style}-{seed}-{i:06d}"
     if style == "caption":
         return caption_record(scene, id, draw(scene))
     questions = questions_about(scene, rng)
+    # The dense caption among the questions: every part of the picture is asked for, whatever the questions are.
+    questions.append(Question("list", LIST, dense_caption(scene)))
     rng.shuffle(questions)
-    if style == "language":
-        return language_record(scene, id, rng, questions[: max_turns - 1])
     return instruction_record(scene, id, draw(scene), questions[:max_turns])
 
 
-def _scene_of(split, rng):
-    """The next scene of `rng` that belongs to the split."""
+def _scene_of(split, rng, max_things=None):
+    """The next scene of `rng` that belongs to the split and, with `max_things`, shows so few shapes."""
     while True:
         scene = make_scene(rng)
-        if split_of(scene) == split:
+        is_simple = max_things is None or scene.kind == "shapes" and len(scene.things) <= max_things
+        if is_simple and split_of(scene) == split:
             return scene
 
 
 def _record(id, image, turns):
-    """A record in the LLaVA format from (human, gpt) texts; no `image` key where there is none."""
+    """A record in the LLaVA format from (human, gpt) texts."""
     conversations = []
     for human, gpt in turns:
         conversations += [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
-    picture = {} if image is None else {"image": image}
-    return {"id": id, **picture, "conversations": conversations}
+    return {"id": id, "image": image, "conversations": conversations}
 
 
 def _check(good, name, found, expected):

@@ -77,6 +77,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> LladaVConfig:
             num_hidden_layers=6,
             num_attention_heads=4,
             max_position_embeddings=2048,
+            initializer_range=0.07,  # about 1 / sqrt(hidden_size); 0.02 suits the width of the 8B model
             rope_base=10000.0,
         ),
         image_grid_pinpoints=[[TILE * rows, TILE * columns] for columns in (1, 2) for rows in (1, 2)],

@@ -6,7 +6,6 @@ import torch
 
 from .noise import IGNORE
 
-LENGTH_MULTIPLE = 32
 PIXELS = ("pixel_values", "image_sizes", "image_layouts")
 
 
@@ -17,17 +16,17 @@ class Collator:
     pad_token_id: the filler, LLaDA's EOS.
     train_eos_padding: True: filler is ordinary text, attended to and labelled, as the original's collator has it
         (there is no attention mask then). False: filler is hidden by the mask and has no label.
+    pad_to_multiple_of: lengths are rounded up to it, so that few different shapes occur; 1 for the original's.
     """
 
     pad_token_id: int
     train_eos_padding: bool
+    pad_to_multiple_of: int = 1
 
     def __call__(self, records: list[dict]) -> dict[str, torch.Tensor]:
         """input_ids, labels (B, L), attention_mask (B, L) unless EOS padding is trained, and the pictures' tensors."""
         length = max(len(record["input_ids"]) for record in records)
-        if not self.train_eos_padding:
-            # Hidden filler is free: few different lengths mean few kernels to build.
-            length = -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        length = -(-length // self.pad_to_multiple_of) * self.pad_to_multiple_of
         shape = (len(records), length)
         filler_label = self.pad_token_id if self.train_eos_padding else IGNORE
         input_ids, labels = torch.full(shape, self.pad_token_id), torch.full(shape, filler_label)

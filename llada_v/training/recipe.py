@@ -33,6 +33,7 @@ class Recipe:
     max_frames: most frames taken from a video.
     train_eos_padding: batches are filled with EOS that is attended to and predicted, as the original's projector
         stage does; otherwise filler is hidden and not trained, as in its other stages (one record a batch).
+    pad_to_multiple_of: batches are filled up to a multiple of this length; 1 fills to the longest record only.
     group_by_length: batches hold records of similar length.
     bf16: compute in bfloat16, weights and optimizer in float32.
     gradient_checkpointing: recompute activations in the backward pass.
@@ -61,6 +62,7 @@ class Recipe:
     max_length: int
     max_frames: int
     train_eos_padding: bool
+    pad_to_multiple_of: int
     group_by_length: bool
     bf16: bool
     gradient_checkpointing: bool
@@ -77,6 +79,9 @@ class Recipe:
             raise ValueError(f"train is {self.train}; list one or more of {', '.join(PARTS)}")
         if self.style not in ("chat", "caption"):
             raise ValueError(f"style is {self.style!r}; choose chat or caption")
+        for name in ("global_batch_size", "micro_batch_size", "max_length", "pad_to_multiple_of"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     def accumulation(self, num_devices: int) -> int:
         """Forward passes per optimizer step and device. Raises ValueError where the global batch cannot be split."""
@@ -100,12 +105,12 @@ def load_recipe(file: str | Path, overrides: dict[str, str] | None = None) -> Re
     """
     if not Path(file).is_file():
         raise FileNotFoundError(f"no recipe at {file}; the project's recipes are under scripts/recipes")
-    values = yaml.safe_load(Path(file).read_text())
+    values = parse(Path(file).read_text(), file)
     if not isinstance(values, dict):
         raise ValueError(f"{file} is not a recipe: expected one 'key: value' a line")
     known = {field.name: field for field in fields(Recipe)}
     for key, text in (overrides or {}).items():
-        values[key] = yaml.safe_load(text)
+        values[key] = parse(text, f"--{key}")
         if key not in known:
             raise ValueError(f"--{key} is not a key of a recipe; the keys are {', '.join(known)}")
     unknown, missing = sorted(set(values) - set(known)), [name for name in known if name not in values]
@@ -115,9 +120,17 @@ def load_recipe(file: str | Path, overrides: dict[str, str] | None = None) -> Re
     return Recipe(**{name: checked(name, values[name], known[name].type) for name in known})
 
 
+def parse(text: str, where):
+    """The value that a YAML text stands for."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not valid YAML: {error}") from error
+
+
 def checked(name: str, value, kind):
     """The value, if it has the type that the recipe's field asks for; whole numbers and '1e-5' pass as floats."""
-    if kind is float or kind == float | None and value is not None:
+    if (kind is float or kind == float | None and value is not None) and not isinstance(value, bool):
         try:
             return float(value)
         except (TypeError, ValueError) as error:

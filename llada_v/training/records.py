@@ -1,12 +1,14 @@
 """Records of a data file, encoded one at a time. A bad record raises with its id; it is never replaced."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
 from ..images import load_image
-from ..processing_llada_v import LladaVProcessor, list_of
+from ..processing_llada_v import LladaVProcessor, list_of, turns_of
 from .recipe import Recipe
 
 
@@ -44,28 +46,40 @@ class RecordDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         """Tensors of one record. Raises ValueError with its id where it cannot be used."""
-        record, recipe = self.records[index], self.recipe
-        try:
+        recipe = self.recipe
+        with self.record(index) as record:
             encoded = self.processor.encode_record(
                 record, style=recipe.style, image_root=recipe.image_root, max_frames=recipe.max_frames
             )
-        except (ValueError, FileNotFoundError, KeyError, TypeError) as error:
-            raise ValueError(f"record {record.get('id', index)!r} of {recipe.data}: {error}") from error
-        length = len(encoded["input_ids"])
-        if length > recipe.max_length:
-            raise ValueError(
-                f"record {record.get('id', index)!r} of {recipe.data} has {length} tokens, more than max_length "
-                f"{recipe.max_length}; raise max_length or remove the record"
-            )
+            length = len(encoded["input_ids"])
+            if length > recipe.max_length:
+                raise ValueError(
+                    f"{length} tokens are more than max_length {recipe.max_length}; "
+                    "raise max_length or remove the record"
+                )
         return encoded
 
+    @contextmanager
+    def record(self, index: int) -> Iterator[dict]:
+        """A record to work on; what is wrong with it becomes one ValueError that starts with its id."""
+        record = self.records[index]
+        try:
+            yield record
+        except (ValueError, TypeError, FileNotFoundError) as error:
+            raise ValueError(f"record {record.get('id', index)!r} of {self.recipe.data}: {error}") from error
+
     def lengths(self) -> list[int]:
-        """Rough length of each record in tokens, for grouping: pictures exactly, text by a tokenizer pass."""
-        texts = ["\n".join(turn["value"] for turn in record["conversations"]) for record in self.records]
-        counts = [len(ids) for ids in self.processor.tokenizer(texts, add_special_tokens=False).input_ids]
-        return [
-            count + self.picture_features(record) for count, record in zip(counts, self.records, strict=True)
-        ]
+        """Rough length of each record in tokens, for grouping: pictures exactly, text by a tokenizer pass.
+
+        Raises ValueError as reading the records does.
+        """
+        texts, pictures = [], []
+        for index in range(len(self)):
+            with self.record(index) as record:
+                texts.append("\n".join(turn["value"] for turn in turns_of(record)))
+                pictures.append(self.picture_features(record))
+        tokens = self.processor.tokenizer(texts, add_special_tokens=False).input_ids
+        return [len(ids) + features for ids, features in zip(tokens, pictures, strict=True)]
 
     def picture_features(self, record: dict) -> int:
         """Features of a record's pictures; a video counts as one picture per frame would, without being opened."""

@@ -1,6 +1,7 @@
 """The training entry point: read the recipe, build, freeze, train, save. `python -m llada_v train RECIPE`."""
 
 import logging
+import os
 from pathlib import Path
 
 from transformers.trainer_utils import set_seed
@@ -33,21 +34,27 @@ def train(recipe: Recipe) -> Path:
     model = LladaVForConditionalGeneration.from_pretrained(
         recipe.model, dtype="float32", attn_implementation=recipe.attn_implementation
     )
-    for part, count in freeze(model, recipe.train).items():
+    for part, count in freeze(model, recipe.train, recipe.style).items():
         log.info("%-15s %s", part, f"{count:,} trainable parameters" if count else "frozen")
     dataset = RecordDataset(recipe, processor)
-    arguments = training_arguments(recipe, num_devices=1)
+    if len(dataset) < recipe.global_batch_size:
+        raise ValueError(
+            f"{recipe.data} has {len(dataset)} records, fewer than global_batch_size {recipe.global_batch_size}; "
+            "lower global_batch_size"
+        )
+    arguments = training_arguments(recipe, num_devices=int(os.environ.get("WORLD_SIZE", 1)))
     trainer = LladaVTrainer(
         recipe,
         model,
         dataset,
         args=arguments,
-        data_collator=Collator(processor.config.pad_token_id, recipe.train_eos_padding),
+        data_collator=Collator(processor.config.pad_token_id, recipe.train_eos_padding, recipe.pad_to_multiple_of),
         processing_class=processor,
     )
     output = Path(recipe.output)
-    output.mkdir(parents=True, exist_ok=True)
-    recipe.save(output / "recipe.yaml")
+    if trainer.is_world_process_zero():
+        output.mkdir(parents=True, exist_ok=True)
+        recipe.save(output / "recipe.yaml")
     trainer.train(resume_from_checkpoint=newest_checkpoint(output))
     trainer.save_model(str(output))
     return output

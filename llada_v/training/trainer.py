@@ -19,15 +19,17 @@ def part_of(name: str) -> str:
     return "projector" if ".multi_modal_projector." in name else "language_model"
 
 
-def freeze(model: LladaVForConditionalGeneration, train: list[str]) -> dict[str, int]:
+def freeze(model: LladaVForConditionalGeneration, train: list[str], style: str) -> dict[str, int]:
     """Leave only the named parts trainable; returns the number of trainable parameters by part.
 
-    The tower's post_layernorm is not on the way from pixels to features, so it never learns.
+    What no gradient reaches stays frozen: the tower's post_layernorm is not on the way from pixels to features, and
+    pictures have no newline in the style "caption".
     """
+    unreached = (".post_layernorm.", "image_newline") if style == "caption" else (".post_layernorm.",)
     counts = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
         part = part_of(name)
-        parameter.requires_grad = part in train and ".post_layernorm." not in name
+        parameter.requires_grad = part in train and not any(word in name for word in unreached)
         counts[part] += parameter.numel() if parameter.requires_grad else 0
     return counts
 
@@ -79,8 +81,10 @@ class LengthGroupedSampler(Sampler[int]):
         chunks = [order[start : start + size] for start in range(0, len(order), size)]
         order = [index for chunk in chunks for index in sorted(chunk, key=self.lengths.__getitem__)]
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        for index in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[index]
+        shuffled = [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
+        # A batch that is not full comes last: anywhere else it would shift the ones behind it.
+        for batch in sorted(shuffled, key=lambda batch: len(batch) < self.batch_size):
+            yield from batch
 
 
 class LladaVTrainer(Trainer):
@@ -143,5 +147,7 @@ def training_arguments(recipe: Recipe, num_devices: int, **changes) -> TrainingA
         seed=recipe.seed,
         report_to=[],
         use_cpu=not torch.cuda.is_available(),
+        ddp_backend="gloo" if num_devices > 1 and not torch.cuda.is_available() else None,  # one process has no group
+        ddp_find_unused_parameters=False,
     )
     return TrainingArguments(**settings | changes)

@@ -1,0 +1,43 @@
+"""Write what a training in the small world starts from: `data` (records and pictures) or `model` (random weights)."""
+
+import argparse
+
+from .records import STYLES, write_dataset
+from .scenes import SPLITS
+
+
+def main() -> None:
+    """Parse the verb and write the folder."""
+    parser = argparse.ArgumentParser(prog="python -m llada_v.toyworld", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    data = verbs.add_parser("data", help="records.json and pictures")
+    data.add_argument("folder")
+    data.add_argument("--style", choices=STYLES, required=True)
+    data.add_argument("--split", choices=SPLITS, default="train")
+    data.add_argument("--count", type=int, required=True, help="records")
+    data.add_argument("--max-turns", type=int, default=10, help="questions about one picture, at most (%(default)s)")
+    data.add_argument("--max-things", type=int, help="only pictures of shapes with at most this many")
+    data.add_argument("--seed", type=int, default=0)
+    model = verbs.add_parser("model", help="the tiny model with random weights, its tokenizer and processor")
+    model.add_argument("folder")
+    model.add_argument("--seed", type=int, default=0)
+    sight = verbs.add_parser("sight", help="teach the tower of a model folder to see, before any language")
+    sight.add_argument("source")
+    sight.add_argument("target")
+    sight.add_argument("--steps", type=int, required=True)
+    sight.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.verb == "data":
+        write_dataset(args.folder, args.split, args.count, args.seed, args.style, args.max_turns, args.max_things)
+    elif args.verb == "sight":
+        from .sight import learn_to_see
+
+        learn_to_see(args.source, args.target, args.steps, seed=args.seed)
+    else:
+        from .tiny import build
+
+        build(args.folder, args.seed)
+
+
+if __name__ == "__main__":
+    main()

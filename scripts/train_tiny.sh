@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Train the tiny model from random weights: the tower's sight, single things, whole pictures, tower and projector alone,
+# instructions.
+# An interrupted run goes on where it was: each stage resumes from its newest checkpoint, finished ones are kept.
+# To start again: rm -r exp/tiny
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-.venv/bin/python}
+
+# One process a GPU; without a GPU one process a core, with one thread each, which is faster than one with all cores.
+if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then processes=1; else processes=2; fi
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((processes == 2 ? 1 : $(nproc)))}
+
+train() { # stage, then options of the data it learns from
+    local stage=$1
+    shift
+    [ -d "data/toyworld/$stage" ] || "$python" -m llada_v.toyworld data "data/toyworld/$stage" "$@"
+    [ -f "exp/tiny/$stage/model.safetensors" ] ||
+        "$python" -m torch.distributed.run --standalone --nproc-per-node "$processes" \
+            -m llada_v train "scripts/recipes/tiny/$stage.yaml"
+}
+
+[ -d exp/tiny/random ] || "$python" -m llada_v.toyworld model exp/tiny/random
+# The tower sees before it speaks, as SigLIP2 does; one thread a core.
+[ -d exp/tiny/sight ] || OMP_NUM_THREADS=$(nproc) "$python" -m llada_v.toyworld sight exp/tiny/random exp/tiny/sight --steps 1200
+train first_sight --style caption --count 8000 --max-things 1
+train captions --style caption --count 24000 --seed 1
+train pretrain --style caption --count 8000 --seed 2
+train instruct --style instruct --count 48000 --max-turns 10
+
+mkdir -p model/llada-v-tiny
+for file in config.json model.safetensors processor_config.json tokenizer.json tokenizer_config.json recipe.yaml; do
+    cp "exp/tiny/instruct/$file" model/llada-v-tiny/
+done
+"$python" -m llada_v judge --model model/llada-v-tiny

@@ -1,0 +1,494 @@
+"""From records to weights: noise, loss, batches, recipes, and a run that goes on the same after it was broken off."""
+
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from llada_v import LladaVForConditionalGeneration
+from llada_v.toyworld.records import write_dataset
+from llada_v.training.collate import Collator
+from llada_v.training.noise import EPSILON, IGNORE, add_noise, diffusion_loss
+from llada_v.training.recipe import Recipe, load_recipe
+from llada_v.training.records import RecordDataset, read_records
+from llada_v.training.train import main, newest_checkpoint, train
+from llada_v.training.trainer import LengthGroupedSampler, LladaVTrainer, freeze, parameter_groups
+
+RECIPES = sorted((Path(__file__).parent.parent / "scripts" / "recipes").rglob("*.yaml"))
+EOS, MASK = 7, 9
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory):
+    """A folder with fourteen records of the small world."""
+    return write_dataset(tmp_path_factory.mktemp("data") / "toys", "train", 14, seed=0, style="instruct", max_turns=2)
+
+
+@pytest.fixture
+def recipe(tiny_folder, toys, tmp_path):
+    """Twelve steps on the small world, four an epoch, the fourth of half a batch; in float32."""
+    changes = {
+        "model": tiny_folder,
+        "output": tmp_path / "run",
+        "data": toys / "records.json",
+        "image_root": toys,
+        "train": ["vision_tower", "projector", "language_model"],
+        "style": "chat",
+        "train_eos_padding": False,
+        "global_batch_size": 4,
+        "micro_batch_size": 2,
+        "epochs": 3,
+        "save_steps": 2,
+        "save_total": 9,
+        "log_steps": 1,
+        "bf16": False,
+    }
+    texts = {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in changes.items()}
+    return load_recipe(RECIPES[0], texts)
+
+
+def write_records(recipe, folder, *records) -> Recipe:
+    """The recipe with these records instead."""
+    (folder / "bad.json").write_text(json.dumps(records))
+    return replace(recipe, data=str(folder / "bad.json"))
+
+
+def turns(human="Hi", gpt="Yes.") -> list[dict]:
+    return [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
+
+
+# Noise
+
+
+def ids_and_labels(rows=4, length=5000):
+    """Random ids of which every second has a label."""
+    ids = torch.randint(10, 100, (rows, length), generator=torch.Generator().manual_seed(0))
+    labels = torch.where(torch.arange(length) % 2 == 0, ids, IGNORE)
+    return ids, labels
+
+
+def test_only_labelled_positions_are_masked():
+    ids, labels = ids_and_labels()
+    noised = add_noise(ids, labels, MASK, torch.Generator().manual_seed(1))
+    assert noised.is_masked.any() and not noised.is_masked[labels == IGNORE].any()
+    assert (noised.input_ids[noised.is_masked] == MASK).all()
+    assert torch.equal(noised.input_ids[~noised.is_masked], ids[~noised.is_masked])
+
+
+def test_each_row_is_masked_at_its_own_rate():
+    ids, labels = ids_and_labels(rows=8)
+    noised = add_noise(ids, labels, MASK, torch.Generator().manual_seed(2))
+    rates = noised.is_masked.sum(1) / (labels != IGNORE).sum(1)
+    assert noised.p_mask.unique().numel() == 8
+    assert (rates - noised.p_mask).abs().max() < 0.04  # four standard deviations of 2,500 draws
+
+
+def test_rates_are_uniform_from_epsilon_to_one():
+    rates = add_noise(torch.zeros(20_000, 1), torch.zeros(20_000, 1), MASK, torch.Generator().manual_seed(3)).p_mask
+    assert EPSILON <= rates.min() and rates.max() < 1
+    assert abs(rates.mean() - 0.5) < 0.01 and abs(rates.std() - math.sqrt(1 / 12)) < 0.01
+
+
+def test_the_same_generator_state_gives_the_same_noise():
+    ids, labels = ids_and_labels(length=100)
+    first, again, other = (add_noise(ids, labels, MASK, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+    assert not torch.equal(first.is_masked, other.is_masked)
+
+
+# Loss
+
+
+def test_the_loss_and_its_gradient_are_those_of_the_equation():
+    generator = torch.Generator().manual_seed(0)
+    ids, labels = ids_and_labels(rows=3, length=12)
+    labels[2] = IGNORE
+    labels[2, 5] = ids[2, 5]
+    is_masked, p_mask = add_noise(ids, labels, MASK, generator)[1:]
+    assert is_masked[:2].any()
+    logits = torch.randn(int(is_masked.sum()), 100, generator=generator, requires_grad=True)
+
+    expected, at = 0.0, 0
+    for row in range(3):
+        count, inner = 0, 0.0
+        for position in range(12):
+            count += int(labels[row, position] != IGNORE)
+            if is_masked[row, position]:
+                inner = inner - logits[at].log_softmax(-1)[ids[row, position]] / p_mask[row]
+                at += 1
+        expected = expected + inner / count
+    expected = expected / 3
+    found = diffusion_loss(logits, labels, is_masked, p_mask)
+    assert torch.allclose(found, expected, rtol=1e-6)
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (found, expected)]
+    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("label", [IGNORE, 5])
+def test_without_a_mask_the_loss_is_nought(label):
+    labels, nothing = torch.full((2, 3), label), torch.zeros(2, 3, dtype=torch.bool)
+    logits = torch.zeros(0, 100, requires_grad=True)
+    loss = diffusion_loss(logits, labels, nothing, torch.tensor([0.5, 0.5]))
+    loss.backward()
+    assert loss == 0
+
+
+def test_the_loss_is_float32_whatever_the_logits_are():
+    labels, is_masked = torch.tensor([[5, 6]]), torch.tensor([[True, False]])
+    logits = torch.randn(1, 100, generator=torch.Generator().manual_seed(0)).bfloat16()
+    loss = diffusion_loss(logits, labels, is_masked, torch.tensor([0.5]))
+    assert loss.dtype == torch.float32
+    assert loss == diffusion_loss(logits.float(), labels, is_masked, torch.tensor([0.5]))
+
+
+# Batches
+
+
+def rows_of(*lengths, tiles=()):
+    """Encoded records; `tiles` gives some of them a picture."""
+    rows = []
+    for row, length in enumerate(lengths):
+        ids = torch.arange(1, length + 1)
+        rows.append({"input_ids": ids, "labels": ids.masked_fill(ids == 1, IGNORE)})
+        if row in tiles:
+            pixels = torch.full((row + 1, 3, 2, 2), float(row))
+            sizes, layouts = torch.tensor([[row, row]]), torch.tensor([[2, row + 1]])
+            rows[-1] |= {"pixel_values": pixels, "image_sizes": sizes, "image_layouts": layouts}
+    return rows
+
+
+def test_eos_padding_is_trained_as_in_the_original():
+    batch = Collator(EOS, train_eos_padding=True)(rows_of(3, 5))
+    assert batch["input_ids"].tolist() == [[1, 2, 3, EOS, EOS], [1, 2, 3, 4, 5]]
+    assert batch["labels"].tolist() == [[IGNORE, 2, 3, EOS, EOS], [IGNORE, 2, 3, 4, 5]]
+    assert "attention_mask" not in batch
+
+
+def test_hidden_padding_is_neither_seen_nor_trained():
+    batch = Collator(EOS, train_eos_padding=False)(rows_of(3, 5))
+    assert batch["input_ids"].tolist() == [[1, 2, 3, EOS, EOS], [1, 2, 3, 4, 5]]
+    assert batch["labels"].tolist() == [[IGNORE, 2, 3, IGNORE, IGNORE], [IGNORE, 2, 3, 4, 5]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5]
+
+
+def test_lengths_are_rounded_up():
+    for train_eos_padding in (True, False):
+        batch = Collator(EOS, train_eos_padding, pad_to_multiple_of=8)(rows_of(3, 9))
+        assert batch["input_ids"].shape == batch["labels"].shape == (2, 16)
+
+
+def test_pictures_of_a_batch_are_joined_in_the_order_of_its_rows():
+    batch = Collator(EOS, train_eos_padding=False)(rows_of(3, 5, 4, tiles=(0, 2)))
+    assert batch["pixel_values"][:, 0, 0, 0].tolist() == [0, 2, 2, 2]
+    assert batch["image_sizes"].tolist() == [[0, 0], [2, 2]] and batch["image_layouts"].tolist() == [[2, 1], [2, 3]]
+    assert "pixel_values" not in Collator(EOS, train_eos_padding=False)(rows_of(3, 5))
+
+
+def test_batches_by_length_are_a_permutation_that_can_be_repeated():
+    lengths = [(37 * number) % 101 for number in range(1010)]
+    sampler = LengthGroupedSampler(lengths, batch_size=4, seed=1)
+    assert len(sampler) == 1010
+    first = list(sampler)
+    assert sorted(first) == list(range(1010)) and list(sampler) == first
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert second != first and sorted(second) == list(range(1010))
+    assert list(LengthGroupedSampler(lengths, batch_size=4, seed=2)) != first
+
+
+def test_records_of_a_batch_are_of_similar_length():
+    lengths = [(37 * number) % 101 for number in range(1010)]  # the last batch is half a batch
+    for seed in range(5):
+        order = list(LengthGroupedSampler(lengths, batch_size=4, seed=seed))
+        batches = [[lengths[index] for index in order[start : start + 4]] for start in range(0, 1010, 4)]
+        spreads = [max(batch) - min(batch) for batch in batches]
+        assert sum(spreads) / len(spreads) < 5  # by chance about 60
+        means = [sum(batch) / len(batch) for batch in batches[:50]]
+        assert means != sorted(means)
+
+
+# Recipes
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_every_recipe_loads(file):
+    recipe = load_recipe(file)
+    assert recipe.accumulation(num_devices=1) >= 1
+    assert list(yaml.safe_load(file.read_text())) == list(asdict(recipe))  # the same keys in the same order
+
+
+def test_overrides_win_over_the_file():
+    overrides = {"epochs": "2.5", "train": "[projector]", "bf16": "false", "vision_learning_rate": "2e-6"}
+    recipe = load_recipe(RECIPES[0], overrides)
+    assert (recipe.epochs, recipe.train, recipe.bf16, recipe.vision_learning_rate) == (2.5, ["projector"], False, 2e-6)
+    assert replace(recipe, **{key: asdict(load_recipe(RECIPES[0]))[key] for key in overrides}) == load_recipe(
+        RECIPES[0]
+    )
+
+
+@pytest.mark.parametrize(
+    "key, text, told",
+    [
+        ("learning-rate", "1", "--learning-rate is not a key of a recipe; the keys are model, output"),
+        ("epochs", "many", "epochs is 'many'; it must be a number"),
+        ("epochs", "null", "epochs is None; it must be a number"),
+        ("learning_rate", "true", "learning_rate is True; it must be float"),
+        ("vision_learning_rate", "[1]", "vision_learning_rate is .1.; it must be a number"),
+        ("micro_batch_size", "1.5", "micro_batch_size is 1.5; it must be int"),
+        ("micro_batch_size", "true", "micro_batch_size is True; it must be int"),
+        ("micro_batch_size", "0", "micro_batch_size is 0; it must be at least 1"),
+        ("bf16", "1", "bf16 is 1; it must be bool"),
+        ("model", "3", "model is 3; it must be str"),
+        ("train", "projector", "train is 'projector'; it must be list"),
+        ("train", "[]", r"train is \[\]; list one or more of vision_tower, projector, language_model"),
+        ("train", "[projector, head]", "list one or more of vision_tower, projector, language_model"),
+        ("style", "poem", "style is 'poem'; choose chat or caption"),
+        ("model", "[a", "--model is not valid YAML"),
+    ],
+)
+def test_a_wrong_override_is_refused_by_name(key, text, told):
+    with pytest.raises(ValueError, match=told):
+        load_recipe(RECIPES[0], {key: text})
+
+
+def test_unknown_and_missing_keys_of_a_file_are_named(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    values = yaml.safe_load(RECIPES[0].read_text())
+    del values["seed"]
+    file.write_text(yaml.safe_dump(values | {"lr": 1}))
+    with pytest.raises(ValueError, match=r"unknown keys \['lr'\], missing keys \['seed'\]"):
+        load_recipe(file)
+
+
+@pytest.mark.parametrize("text, told", [("just words", "is not a recipe"), ("a: [", "is not valid YAML")])
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, told):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(ValueError, match=told):
+        load_recipe(tmp_path / "recipe.yaml")
+    with pytest.raises(FileNotFoundError, match="no recipe at .*scripts/recipes"):
+        load_recipe(tmp_path / "nowhere.yaml")
+
+
+def test_a_batch_that_cannot_be_split_is_refused(recipe):
+    assert replace(recipe, global_batch_size=32, micro_batch_size=2).accumulation(num_devices=4) == 4
+    with pytest.raises(ValueError, match="global_batch_size 6 cannot be split over 4 devices .* a multiple of 8"):
+        replace(recipe, global_batch_size=6).accumulation(num_devices=4)
+
+
+@pytest.mark.parametrize("words", [[], ["--epochs", "1"]])
+def test_training_needs_a_recipe(words):
+    with pytest.raises(ValueError, match="usage: train RECIPE.yaml"):
+        main(words)
+
+
+@pytest.mark.parametrize("words", [["--epochs"], ["epochs", "1"]])
+def test_overrides_come_in_pairs(words):
+    with pytest.raises(ValueError, match="overrides are pairs '--key value'"):
+        main([str(RECIPES[0]), *words])
+
+
+# Records
+
+
+def test_records_come_from_an_array_or_from_lines(tmp_path):
+    records = [{"id": 1}, {"id": 2}]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    (tmp_path / "a.jsonl").write_text("\n\n".join(json.dumps(record) for record in records) + "\n")
+    assert read_records(tmp_path / "a.json") == read_records(tmp_path / "a.jsonl") == records
+
+
+@pytest.mark.parametrize(
+    "name, text, told",
+    [
+        ("a.json", "[{", "is not valid JSON"),
+        ("a.json", "", "is not valid JSON"),
+        ("a.jsonl", '{"id": 1}\nno', "is not valid JSON"),
+        ("a.json", "[]", "must hold a non-empty array of records"),
+        ("a.jsonl", "\n", "must hold a non-empty array of records"),
+        ("a.json", '{"id": 1}', "must hold a non-empty array of records"),
+        ("a.json", "[1]", "must hold a non-empty array of records"),
+    ],
+)
+def test_a_file_without_records_is_refused_by_name(tmp_path, name, text, told):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name} {told}"):
+        read_records(tmp_path / name)
+
+
+def test_a_missing_data_file_is_said_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no data file at .*see data/README.md"):
+        read_records(tmp_path / "nowhere.json")
+
+
+BAD_RECORDS = [
+    ({"conversations": []}, "the record has no conversations"),
+    ({}, "the record has no conversations"),
+    ({"conversations": [{"from": "human", "value": None}]}, "a turn has 'from'"),
+    ({"conversations": turns("<image>"), "image": "nowhere.png"}, "no picture at .*nowhere.png"),
+    ({"conversations": turns("<image>"), "image": "bad.json"}, ".*bad.json is not a picture"),
+    ({"conversations": turns("<image>"), "image": 3}, "a picture is a PIL image, a path or bytes, not int"),
+]
+
+
+@pytest.mark.parametrize("record, told", BAD_RECORDS)
+def test_a_bad_record_raises_with_its_id(recipe, tiny_processor, tmp_path, record, told):
+    recipe = write_records(replace(recipe, image_root=str(tmp_path)), tmp_path, {"id": "a7"} | record, record)
+    dataset = RecordDataset(recipe, tiny_processor)
+    for index, name in ((0, "'a7'"), (1, "1")):
+        with pytest.raises(ValueError, match=f"record {name} of .*bad.json: {told}"):
+            dataset[index]
+    with pytest.raises(ValueError, match=f"record 'a7' of .*bad.json: {told}"):
+        dataset.lengths()
+
+
+def test_pictures_that_do_not_match_raise_with_the_id(recipe, tiny_processor, tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    record = {"id": "a7", "image": "a.png", "conversations": turns("no mark")}
+    recipe = write_records(replace(recipe, image_root=str(tmp_path)), tmp_path, record)
+    with pytest.raises(ValueError, match="record 'a7' of .*: the record has 0 <image> for 1 pictures"):
+        RecordDataset(recipe, tiny_processor)[0]
+
+
+def test_a_record_longer_than_the_limit_raises(recipe, tiny_processor, tmp_path):
+    recipe = write_records(recipe, tmp_path, {"id": "a7", "conversations": turns("word " * 50)})
+    length = len(RecordDataset(recipe, tiny_processor)[0]["input_ids"])
+    assert RecordDataset(replace(recipe, max_length=length), tiny_processor)[0]
+    dataset = RecordDataset(replace(recipe, max_length=length - 1), tiny_processor)
+    with pytest.raises(ValueError, match=f"record 'a7' of .*: {length} tokens are more than max_length {length - 1}"):
+        dataset[0]
+
+
+def test_lengths_for_grouping_follow_the_real_ones(recipe, tiny_processor):
+    dataset = RecordDataset(recipe, tiny_processor)
+    overheads = {len(dataset[index]["input_ids"]) - length for index, length in enumerate(dataset.lengths())}
+    assert max(overheads) - min(overheads) < 20  # roles, headers and the system prompt
+
+
+# What learns
+
+
+def owner(name: str) -> str:
+    """The part that a weight belongs to, from its name."""
+    owners = {"model.vision_tower.": "vision_tower", "model.multi_modal_projector.": "projector"}
+    return next((part for prefix, part in owners.items() if name.startswith(prefix)), "language_model")
+
+
+@pytest.mark.parametrize("style", ["chat", "caption"])
+@pytest.mark.parametrize("parts", [["projector"], ["vision_tower", "projector"], ["language_model"]], ids=str)
+def test_only_the_named_parts_learn(tiny_folder, parts, style):
+    model = LladaVForConditionalGeneration.from_pretrained(tiny_folder)
+    counts, expected = freeze(model, parts, style), dict.fromkeys(["vision_tower", "projector", "language_model"], 0)
+    for name, parameter in model.named_parameters():
+        is_reached = "post_layernorm" not in name and (style == "chat" or "image_newline" not in name)
+        assert parameter.requires_grad == (is_reached and owner(name) in parts), name
+        expected[owner(name)] += parameter.numel() if parameter.requires_grad else 0
+    assert counts == expected
+
+
+def test_each_part_has_its_rate_and_norms_and_biases_do_not_decay(tiny_folder, recipe):
+    model = LladaVForConditionalGeneration.from_pretrained(tiny_folder)
+    freeze(model, ["vision_tower", "projector", "language_model"], "chat")
+    recipe = replace(
+        recipe, learning_rate=1.0, projector_learning_rate=2.0, vision_learning_rate=None, weight_decay=0.1
+    )
+    groups = parameter_groups(model, recipe)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    listed = [(names[id(parameter)], group) for group in groups for parameter in group["params"]]
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert sorted(name for name, _ in listed) == sorted(trainable)
+    assert not any("post_layernorm" in name for name, _ in listed)
+    for name, group in listed:
+        assert group["lr"] == (2.0 if "multi_modal_projector" in name else 1.0)
+        decays = name.endswith("weight") and "norm" not in name
+        assert group["weight_decay"] == (0.1 if decays else 0.0), name
+
+
+# A run
+
+
+def final_loss(folder, recipe, processor) -> float:
+    """The loss over all records, each masked in the same way at the same rate."""
+    model = LladaVForConditionalGeneration.from_pretrained(folder).eval()
+    dataset, total = RecordDataset(recipe, processor), 0.0
+    collate = Collator(processor.config.pad_token_id, train_eos_padding=False)
+    for index in range(len(dataset)):
+        batch = collate([dataset[index]])
+        ids, labels = batch.pop("input_ids"), batch.pop("labels")
+        noised = add_noise(ids, labels, processor.config.mask_token_id, torch.Generator().manual_seed(index))
+        with torch.no_grad():
+            logits = model(input_ids=noised.input_ids, logits_at=noised.is_masked, **batch).logits
+        total += diffusion_loss(logits, labels, noised.is_masked, noised.p_mask).item()
+    return total / len(dataset)
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def test_a_run_lowers_the_loss_and_leaves_a_whole_folder(recipe, tiny_folder, tiny_processor):
+    output = train(replace(recipe, learning_rate=3e-3))
+    before, after = (final_loss(folder, recipe, tiny_processor) for folder in (tiny_folder, output))
+    assert after < 0.8 * before  # measured 0.45
+    assert load_recipe(output / "recipe.yaml") == replace(recipe, learning_rate=3e-3)
+    assert {"config.json", "model.safetensors", "tokenizer.json", "processor_config.json"} <= {
+        file.name for file in output.iterdir()
+    }
+    states = json.loads((output / "checkpoint-12" / "trainer_state.json").read_text())
+    assert [entry["step"] for entry in states["log_history"] if "loss" in entry] == list(range(1, 13))
+
+
+def test_frozen_weights_stay_bit_by_bit(recipe, tiny_folder):
+    before, after = weights(tiny_folder), weights(train(replace(recipe, train=["projector"], epochs=1.0)))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("multi_modal_projector" in name for name in changed)
+
+
+@pytest.mark.parametrize("group_by_length", [True, False])
+def test_a_broken_run_goes_on_to_the_same_weights(recipe, tmp_path, monkeypatch, group_by_length):
+    recipe = replace(recipe, group_by_length=group_by_length)
+    unbroken = train(replace(recipe, output=str(tmp_path / "unbroken")))
+
+    compute_loss, calls = LladaVTrainer.compute_loss, []
+
+    def broken(trainer, *args, **kwargs):
+        calls.append(trainer.state.global_step)
+        if len(calls) == 14:  # in the eighth step; the last checkpoint is of the sixth
+            raise KeyboardInterrupt
+        return compute_loss(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(LladaVTrainer, "compute_loss", broken)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe)
+    assert newest_checkpoint(Path(recipe.output)).endswith("checkpoint-6")
+    assert not (Path(recipe.output) / "model.safetensors").exists()
+    resumed = train(recipe)
+    assert calls[14:] == [6, 6, 7, 8, 8, 9, 9, 10, 10, 11]  # forward passes by steps taken
+    expected, found = weights(unbroken), weights(resumed)
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+def test_a_run_depends_on_its_seed(recipe, tmp_path):
+    runs = [replace(recipe, seed=seed, epochs=1.0, output=str(tmp_path / str(at))) for at, seed in enumerate((1, 1, 2))]
+    first, again, other = (weights(train(run)) for run in runs)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    for step in (2, 10, 9):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    for step in (2, 9):
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
+    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
+
+
+def test_fewer_records_than_a_batch_are_refused(recipe):
+    with pytest.raises(ValueError, match="has 14 records, fewer than global_batch_size 16; lower"):
+        train(replace(recipe, global_batch_size=16))
