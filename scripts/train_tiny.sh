@@ -20,13 +20,19 @@ train() { # stage, then options of the data it learns from
             -m llada_v train "scripts/recipes/tiny/$stage.yaml"
 }
 
+see() { # from, to, then options: the tower sees before it speaks, as SigLIP2 does; one thread a core
+    local from=exp/tiny/$1 to=exp/tiny/$2
+    shift 2
+    [ -d "$to" ] || OMP_NUM_THREADS=$(nproc) "$python" -m llada_v.toyworld sight "$from" "$to" "$@"
+}
+
 [ -d exp/tiny/random ] || "$python" -m llada_v.toyworld model exp/tiny/random
-# The tower sees before it speaks, as SigLIP2 does; one thread a core.
-[ -d exp/tiny/sight ] || OMP_NUM_THREADS=$(nproc) "$python" -m llada_v.toyworld sight exp/tiny/random exp/tiny/sight --steps 1200
+see random glance --steps 1200
+see glance sight --steps 2000 --seed 1
 train first_sight --style caption --count 8000 --max-things 1
-train captions --style caption --count 24000 --seed 1
-train pretrain --style caption --count 8000 --seed 2
-train instruct --style instruct --count 48000 --max-turns 10
+train captions --style caption --count 16000 --seed 1
+train pretrain --style caption --count 4000 --seed 2
+train instruct --style instruct --count 40000 --max-turns 10
 
 mkdir -p model/llada-v-tiny
 for file in config.json model.safetensors processor_config.json tokenizer.json tokenizer_config.json recipe.yaml; do

@@ -42,8 +42,9 @@ def generate_records(split, count, seed, style="caption", max_turns=10, max_thin
     """Yield `count` records with PIL images; record i depends on (split, seed, style, i) only, so streams can be cut.
 
     Style "caption" gives one turn with the dense caption; "instruct" up to `max_turns` (at least 1) shuffled
-    questions, the request for the dense caption among them. With `max_things`, all pictures show shapes, at most that many. Raises ValueError, before the first
-    record, for an unknown split or style, a negative count or max_turns below 1.
+    questions, the request for the dense caption among them. With `max_things`, all pictures show shapes, at most
+    that many. Raises ValueError, before the first record, for an unknown split or style, a negative count,
+    max_turns or max_things below 1.
     """
     _check(split in SPLITS, "split", split, f"one of {SPLITS}")
     _check(style in STYLES, "style", style, f"one of {STYLES}")
