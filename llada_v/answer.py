@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -28,7 +28,14 @@ from .video import frames_evenly, load_frames
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODEL = ROOT / "model" / "llada-v-tiny"
 DEMO_IMAGE = ROOT / "data" / "demo.png"
-DEMO_QUESTIONS = ("How many objects are there?", "What colour is the circle?", "Is there a star?")
+DEMO_QUESTIONS = (
+    "How many objects are there?",
+    "What colour is the circle?",
+    "What shape is the purple object?",
+    "Is the blue square above the green circle?",
+    "Is there a red star?",
+    "List everything.",
+)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GIF_FRAMES = 4  # frames of a video that stand beside an animated answer
 
@@ -138,7 +145,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--image", action="append", default=[], metavar="FILE", help="a picture; repeat for several")
     add("--video", metavar="FILE", help="a video file or a folder of frames")
     add("--question", action="append", metavar="TEXT", help="repeat to ask several about the same pictures")
-    add("--gen-length", type=int, default=SamplerConfig.gen_length, help="answer canvas in tokens (%(default)s)")
+    add("--gen-length", type=int, help="answer canvas in tokens (default: the model's generation_config.json)")
     add("--steps", type=int, help="forward passes for a whole canvas (default: one token a step)")
     add("--block-length", type=int, help="reveal block by block, left to right (default: one block)")
     add("--temperature", type=float, default=SamplerConfig.temperature, help="0 takes the best token (%(default)s)")
@@ -181,21 +188,22 @@ def run(args: argparse.Namespace) -> None:
         images, questions = [str(DEMO_IMAGE)], DEMO_QUESTIONS
     if args.gif and (args.gif.suffix.lower() != ".gif" or not args.gif.absolute().parent.is_dir()):
         raise ValueError(f"--gif is {args.gif}; name a file that ends in .gif, in a folder that exists")
-    # What can be wrong is looked at before the weights are read.
-    sampler = SamplerConfig(
-        gen_length=args.gen_length,
+    settings = dict(
         steps=args.steps,
         block_length=args.block_length,
         temperature=args.temperature,
         cfg_scale=args.cfg_scale,
         remasking=args.remasking,
     )
+    # What can be wrong is looked at before the weights are read.
+    SamplerConfig(**settings | ({} if args.gen_length is None else {"gen_length": args.gen_length}))
     pictures = [load_image(image) for image in images]
     model, processor = load(
         args.model, args.device, DTYPES.get(args.dtype), args.attn_implementation, args.reproduce_original
     )
-    sampler = replace(
-        sampler,
+    sampler = SamplerConfig(
+        gen_length=model.generation_config.max_new_tokens if args.gen_length is None else args.gen_length,
+        **settings,
         stop_token_ids=[[processor.config.eot_token_id], *(processor.encode(stop) for stop in args.stop)],
         suffix_token_ids=processor.encode(args.suffix),
     )

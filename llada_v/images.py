@@ -23,18 +23,30 @@ def load_image(source) -> Image.Image:
 
     Alpha is dropped, palettes and CMYK are converted, 16-bit greys keep their upper eight bits, an animation gives
     its first frame. EXIF rotation is not applied: neither did the training data.
-    Raises FileNotFoundError for a missing file, ValueError for an empty, corrupt or over-large picture, TypeError for
-    anything else.
+    Raises what `open_picture` raises, and ValueError for damaged pixels.
+    """
+    image, name = open_picture(source)
+    try:
+        return to_rgb(image)
+    except DAMAGE as error:
+        raise ValueError(f"{name} is damaged and cannot be decoded: {error}") from error
+
+
+def open_picture(source) -> tuple[Image.Image, str]:
+    """A picture whose header is read and whose pixels are not, and its name for messages.
+
+    Raises FileNotFoundError for a missing file, ValueError for an empty or over-large picture or none at all,
+    TypeError for anything but a PIL image, a path or bytes.
     """
     name = "the picture"
     if isinstance(source, (str, Path)):
         name = str(source)
         if not Path(source).is_file():
             raise FileNotFoundError(f"no picture at {name}; give the path of an image file")
-        image = open_image(source, name)
+        image = read_header(source, name)
     elif isinstance(source, (bytes, bytearray)):
         name = f"{len(source)} bytes of picture"
-        image = open_image(io.BytesIO(source), name)
+        image = read_header(io.BytesIO(source), name)
     elif isinstance(source, Image.Image):
         image = source
     else:
@@ -47,13 +59,10 @@ def load_image(source) -> Image.Image:
             f"{name} has {image.width * image.height:,} pixels, more than the {limit:,} that are safe to decode; "
             "downscale it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
         )
-    try:
-        return to_rgb(image)
-    except DAMAGE as error:
-        raise ValueError(f"{name} is damaged and cannot be decoded: {error}") from error
+    return image, name
 
 
-def open_image(file, name: str) -> Image.Image:
+def read_header(file, name: str) -> Image.Image:
     """The picture's header; pixels are decoded later. Raises ValueError for what is not a picture."""
     try:
         return Image.open(file)

@@ -35,7 +35,8 @@ train pretrain --style caption --count 4000 --seed 2
 train instruct --style instruct --count 40000 --max-turns 10
 
 mkdir -p model/llada-v-tiny
-for file in config.json model.safetensors processor_config.json tokenizer.json tokenizer_config.json recipe.yaml; do
+files="config.json generation_config.json model.safetensors processor_config.json tokenizer.json tokenizer_config.json"
+for file in $files recipe.yaml; do
     cp "exp/tiny/instruct/$file" model/llada-v-tiny/
 done
 "$python" -m llada_v judge --model model/llada-v-tiny

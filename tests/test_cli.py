@@ -42,6 +42,7 @@ class ScriptedModel:
     """Answers ANSWER to everything, through the real sampling loop; remembers the sampler."""
 
     device = torch.device("cpu")
+    generation_config = SimpleNamespace(max_new_tokens=64)
 
     def generate(self, input_ids, sampler, generator, callback, return_dict_in_generate):
         self.sampler, self.seed = sampler, generator.initial_seed()

@@ -137,20 +137,20 @@ class SamplerMixin:
         input_ids: (B, L) prompts, padded on either side, with `attention_mask` (B, L) 1 where a token is real.
         pixel_values, image_sizes, image_layouts: the pictures, as the processor makes them; or `image_features`
             (F, D) from `get_image_features`, to ask many questions about the same pictures.
-        sampler: a `SamplerConfig`; or `max_new_tokens` alone, which is its gen_length.
+        sampler: a `SamplerConfig`; or `max_new_tokens` alone, which is its gen_length; or neither, for the length in
+            the model's generation_config.json.
         generator: source of random numbers for temperature and random remasking; on the model's device.
         callback: called with a `SamplerState` after each step.
-        generation_config: accepted from transformers' pipelines; only its max_new_tokens counts.
+        generation_config: replaces the model's own; transformers' pipelines pass it. Only its max_new_tokens counts.
         Returns sequences (B, L + G), or a `SamplerOutput` with `return_dict_in_generate`.
         Raises ValueError for contradictory settings, a sequence longer than the model's positions, and prompts whose
         placeholders do not match the pictures.
         """
-        if max_new_tokens is None and sampler is None and generation_config is not None:
-            max_new_tokens = generation_config.max_new_tokens
         if sampler is not None and max_new_tokens is not None:
             raise ValueError("give sampler or max_new_tokens, not both: gen_length is a field of the sampler")
         if sampler is None:
-            sampler = SamplerConfig() if max_new_tokens is None else SamplerConfig(gen_length=max_new_tokens)
+            default = (generation_config or self.generation_config).max_new_tokens
+            sampler = SamplerConfig(gen_length=default if max_new_tokens is None else max_new_tokens)
         config, device = self.config, input_ids.device
         stops = [[config.eot_token_id]] if sampler.stop_token_ids is None else sampler.stop_token_ids
         suffix = torch.tensor(sampler.suffix_token_ids or [], dtype=torch.long, device=device)

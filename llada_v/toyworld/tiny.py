@@ -19,6 +19,7 @@ from .scenes import make_scene
 
 TILE, PATCH = 72, 12  # pixels
 VOCAB_SIZE = 544
+CANVAS = 32  # tokens; the longest answer of the small world has 31 with its end
 SPELLED = r"\p{Lu}(?!\p{Ll})|\p{N}|\n+"  # what BPE may not merge with its neighbours
 
 
@@ -91,5 +92,7 @@ def build(folder: str | Path, seed: int = 0) -> None:
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     config = tiny_config(tokenizer)
-    LladaVForConditionalGeneration(config).save_pretrained(folder)
+    model = LladaVForConditionalGeneration(config)
+    model.generation_config.max_new_tokens = CANVAS
+    model.save_pretrained(folder)
     LladaVProcessor(tokenizer, config).save_pretrained(folder)

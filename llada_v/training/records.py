@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from ..images import load_image
+from ..anyres import Layout, num_features
+from ..images import open_picture
 from ..processing_llada_v import LladaVProcessor, list_of, turns_of
 from .recipe import Recipe
 
@@ -83,12 +84,10 @@ class RecordDataset(Dataset):
 
     def picture_features(self, record: dict) -> int:
         """Features of a record's pictures; a video counts as one picture per frame would, without being opened."""
-        from ..anyres import Layout, num_features
-
         images, config = list_of(record.get("image")), self.processor.config
         if self.recipe.style == "caption" or len(images) != 1:
             frames = self.recipe.max_frames if record.get("video") else 0
             return len(images) * config.tile_side**2 + num_features(Layout.VIDEO, 1, 1, config, frames=frames)
         source = images[0] if not isinstance(images[0], str) else Path(self.recipe.image_root) / images[0]
-        image = load_image(source)
+        image, _ = open_picture(source)
         return num_features(Layout.ANYRES, image.height, image.width, config)
