@@ -39,4 +39,4 @@ files="config.json generation_config.json model.safetensors processor_config.jso
 for file in $files recipe.yaml; do
     cp "exp/tiny/instruct/$file" model/llada-v-tiny/
 done
-"$python" -m llada_v judge --model model/llada-v-tiny
+OMP_NUM_THREADS=$(nproc) "$python" -m llada_v judge --model model/llada-v-tiny
