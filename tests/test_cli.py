@@ -139,9 +139,10 @@ def test_every_sampler_setting_has_an_option(scripted, picture):
     assert scripted.model.seed == 7
 
 
-def test_defaults_are_those_of_the_sampler(scripted, picture):
+def test_defaults_are_those_of_the_sampler_and_the_models_own_length(scripted, picture):
     cli.main(["generate", "--image", picture, "--question", "?"])
-    expected = SamplerConfig(stop_token_ids=[[EOT]], suffix_token_ids=[])
+    length = scripted.model.generation_config.max_new_tokens
+    expected = SamplerConfig(gen_length=length, stop_token_ids=[[EOT]], suffix_token_ids=[])
     assert scripted.model.sampler == expected
 
 
