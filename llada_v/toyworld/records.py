@@ -66,7 +66,7 @@ def heldout_questions(count, seed):
         rng = random.Random(f"heldout/{seed}/questions/{i}")
         found = []
         while not found:
-            scene = _scene_of("heldout", rng)
+            scene = scene_of("heldout", rng)
             found = [question for question in questions_about(scene, rng) if question.family == family]
         items.append((draw(scene), rng.choice(found), f"toy-heldout-{family}-{seed}-{i:06d}"))
     return items
@@ -102,7 +102,7 @@ def _generate_record(split, i, seed, style, max_turns, max_things):
     """Record i of a stream."""
     # A string seeds by its SHA-512, the same in every run; a tuple would go through hash(), which is not.
     rng = random.Random(f"{split}/{seed}/{style}/{i}")
-    scene = _scene_of(split, rng, max_things)
+    scene = scene_of(split, rng, max_things)
     id = f"toy-{split}-{style}-{seed}-{i:06d}"
     if style == "caption":
         return caption_record(scene, id, draw(scene))
@@ -113,7 +113,7 @@ def _generate_record(split, i, seed, style, max_turns, max_things):
     return instruction_record(scene, id, draw(scene), questions[:max_turns])
 
 
-def _scene_of(split, rng, max_things=None):
+def scene_of(split, rng, max_things=None):
     """The next scene of `rng` that belongs to the split and, with `max_things`, shows so few shapes."""
     while True:
         scene = make_scene(rng)

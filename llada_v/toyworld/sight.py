@@ -20,7 +20,8 @@ from ..images import anyres_tiles
 from ..modeling_llada_v import LladaVForConditionalGeneration
 from ..processing_llada_v import LladaVProcessor
 from .alphabet import LETTER_HEIGHT, LETTER_WIDTH, word_width
-from .scenes import CHART_MARGIN, COLORS, MAX_VALUE, PLATE_MARGIN, SHAPES, Scene, draw, make_scene, split_of
+from .records import scene_of
+from .scenes import CHART_MARGIN, COLORS, MAX_VALUE, PLATE_MARGIN, SHAPES, Scene, draw
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 WHAT = ("nothing", "plate", *SHAPES, *LETTERS, *(f"bar {value}" for value in range(1, MAX_VALUE + 1)))
@@ -99,9 +100,7 @@ class Tiles(IterableDataset):
         worker = torch.utils.data.get_worker_info()
         rng = random.Random(f"sight/{self.seed}/{worker.id if worker else 0}")
         while True:
-            scene = make_scene(rng)
-            if split_of(scene) != "train":
-                continue
+            scene = scene_of("train", rng)
             tiles, views = anyres_tiles(draw(scene), self.config), tile_views(scene, self.config)
             chosen = [0, rng.randrange(1, len(views))]
             labels = [patch_labels(scene, views[index], self.config) for index in chosen]
