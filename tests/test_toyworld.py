@@ -310,6 +310,8 @@ def test_bad_arguments_raise():
             generate_records(**arguments)
     with pytest.raises(ValueError, match="found count=-1, expected"):
         heldout_questions(-1, seed=0)
+    with pytest.raises(ValueError, match="found families=.*expected some of"):
+        heldout_questions(1, seed=0, families=("poem",))
     with pytest.raises(ValueError, match="found kind 'poem', expected"):
         make_scene(random.Random(0), "poem")
     strange = Scene("poem", 60, 60, "white")
@@ -494,7 +496,9 @@ ORACLE = [
 
 def test_simple_pictures_show_few_shapes():
     captions = [r["conversations"][1]["value"] for r in generate_records("train", 200, seed=1, max_things=1)]
-    assert all("," not in caption and caption.split()[1] in SHAPES for caption in captions)
+    of_shapes = [caption for caption in captions if caption.split()[1] in SHAPES]
+    assert of_shapes and all("," not in caption for caption in of_shapes)
+    assert any("sign" in caption for caption in captions) and any("bar" in caption for caption in captions)
     with pytest.raises(ValueError, match="max_things"):
         generate_records("train", 1, seed=1, max_things=0)
 

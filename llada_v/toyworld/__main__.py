@@ -16,7 +16,7 @@ def main() -> None:
     data.add_argument("--split", choices=SPLITS, default="train")
     data.add_argument("--count", type=int, required=True, help="records")
     data.add_argument("--max-turns", type=int, default=10, help="questions about one picture, at most (%(default)s)")
-    data.add_argument("--max-things", type=int, help="only pictures of shapes with at most this many")
+    data.add_argument("--max-things", type=int, help="most shapes in a picture of shapes")
     data.add_argument("--seed", type=int, default=0)
     model = verbs.add_parser("model", help="the tiny model with random weights, its tokenizer and processor")
     model.add_argument("folder")

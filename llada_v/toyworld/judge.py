@@ -6,7 +6,7 @@ python -m llada_v judge --model model/llada-v-tiny --count 1000
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,8 @@ from tqdm import tqdm
 from ..answer import DEMO_MODEL, load
 from ..generation.config import SamplerConfig
 from .questions import FAMILIES
-from .records import heldout_questions
+from .reasons import final_answer
+from .records import ALL_FAMILIES, heldout_questions, user_message
 from .tiny import CANVAS
 
 
@@ -31,8 +32,9 @@ class Verdict:
 
     @property
     def is_right(self) -> bool:
-        """Whether the answers are equal but for white space and case."""
-        return self.expected.casefold().split() == self.found.casefold().split()
+        """Whether the final answers are equal but for white space and case; a thought before them does not count."""
+        expected, found = (final_answer(text).casefold().split() for text in (self.expected, self.found))
+        return expected == found
 
 
 def judge(
@@ -43,20 +45,18 @@ def judge(
     sampler: SamplerConfig | None = None,
     batch_size: int = 25,
     progress: Callable[[int], None] | None = None,
+    families: Sequence[str] = FAMILIES,
 ) -> list[Verdict]:
-    """Verdicts on `count` held-out questions, one picture each, families in equal parts.
+    """Verdicts on `count` held-out questions, each about something new, families in equal parts.
 
     progress: called with the number of questions just answered.
     """
     sampler = sampler or SamplerConfig(gen_length=CANVAS)
-    items = heldout_questions(count, seed)
+    items = heldout_questions(count, seed, families)
     verdicts = []
     for start in range(0, count, batch_size):
         batch = items[start : start + batch_size]
-        prompts = [
-            [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question.text}]}]
-            for image, question, _ in batch
-        ]
+        prompts = [[user_message(visual, question)] for visual, question, _ in batch]
         inputs = processor.apply_chat_template(prompts, add_generation_prompt=True, return_tensors="pt")
         output = model.generate(**inputs.to(model.device), sampler=sampler, return_dict_in_generate=True)
         for (_, question, id), ids in zip(batch, output.answers, strict=True):
@@ -73,7 +73,7 @@ def table(verdicts: list[Verdict]) -> list[tuple[str, int, int, float]]:
     for verdict in verdicts:
         by_family[verdict.family].append(verdict.is_right)
     rows = []
-    for family in FAMILIES:
+    for family in ALL_FAMILIES:
         if by_family[family]:
             right, asked = sum(by_family[family]), len(by_family[family])
             rows.append((family, right, asked, 100 * right / asked))
@@ -86,6 +86,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="llada-v judge", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=DEMO_MODEL, help="folder of the model (default: the tiny one that ships)")
     parser.add_argument("--count", type=int, default=1000, help="questions (%(default)s)")
+    parser.add_argument("--families", nargs="+", choices=ALL_FAMILIES, default=FAMILIES, help="what is asked about")
     parser.add_argument("--seed", type=int, default=0, help="which held-out questions (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=25, help="questions answered at once (%(default)s)")
     parser.add_argument("--gen-length", type=int, default=CANVAS, help="answer canvas in tokens (%(default)s)")
@@ -98,7 +99,7 @@ def main(argv: list[str]) -> None:
     sampler = SamplerConfig(gen_length=args.gen_length, steps=args.steps)
     model, processor = load(args.model, args.device, torch.float32)
     with tqdm(total=args.count, desc="judging", unit="question", disable=None) as bar:
-        verdicts = judge(model, processor, args.count, args.seed, sampler, args.batch_size, bar.update)
+        verdicts = judge(model, processor, args.count, args.seed, sampler, args.batch_size, bar.update, args.families)
     rows = table(verdicts)
     if args.json:
         print(

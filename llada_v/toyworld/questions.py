@@ -96,10 +96,9 @@ def _counts(scene, rng):
     by_shape = {shape: _count(scene, shape=shape) for shape in SHAPES}
     by_color = {color: _count(scene, color=color) for color in COLORS}
     shape, color = _pick_counted(by_shape, rng), _pick_counted(by_color, rng)
-    plural = f"{shape}es" if shape == "cross" else f"{shape}s"
     return [
         Question("count", text, str(len(scene.things))),
-        Question("count", f"How many {plural} are there?", str(by_shape[shape])),
+        Question("count", f"How many {plural(shape)} are there?", str(by_shape[shape])),
         Question("count", f"How many {color} objects are there?", str(by_color[color])),
     ]
 
@@ -157,7 +156,7 @@ def _existence(scene, rng):
             questions.append((look, "no"))
     rng.shuffle(questions)
     start = rng.choice(("Is there", "Can you see"))
-    return [Question("yes_no", f"{start} {_a(' '.join(look))}?", answer) for look, answer in questions]
+    return [Question("yes_no", f"{start} {a(' '.join(look))}?", answer) for look, answer in questions]
 
 
 # Signs
@@ -216,7 +215,7 @@ def _chart_yes_no(scene, rng):
     present = [bar.color for bar in scene.bars]
     absent = [color for color in COLORS if color not in present]
     colors, answer = (present, "yes") if rng.random() < 0.5 else (absent, "no")
-    return [Question("yes_no", f"Is there {_a(rng.choice(colors))} bar?", answer)]
+    return [Question("yes_no", f"Is there {a(rng.choice(colors))} bar?", answer)]
 
 
 def _chart_values(scene, rng):
@@ -241,13 +240,13 @@ def _caption(scene, rng):
     if scene.kind == "sign":
         answer = f"a sign that says {scene.sign.word}"
     elif scene.kind == "chart":
-        answer = "a chart with " + _listed([f"{_a(bar.color)} bar of {bar.value}" for bar in scene.bars])
+        answer = "a chart with " + _listed([f"{a(bar.color)} bar of {bar.value}" for bar in scene.bars])
     else:
         things = sorted(scene.things, key=lambda thing: thing.x)
         unclear = any(right.x - left.x < CLEAR_DISTANCE for left, right in zip(things, things[1:], strict=False))
         if unclear or len(things) > 3:
             return []
-        answer = _listed([_a(_name(thing)) for thing in things])
+        answer = _listed([a(_name(thing)) for thing in things])
     text = rng.choice(("Describe the picture.", "What is in the picture?"))
     return [Question("caption", text, answer)]
 
@@ -304,7 +303,12 @@ def _name(thing):
     return f"{thing.color} {thing.shape}"
 
 
-def _a(noun):
+def plural(shape):
+    """A shape's name for several."""
+    return f"{shape}es" if shape == "cross" else f"{shape}s"
+
+
+def a(noun):
     """The noun with its article."""
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 

@@ -9,10 +9,16 @@ import random
 import tempfile
 from pathlib import Path
 
+from . import clips, pairs, reasons
 from .questions import FAMILIES, Question, dense_caption, questions_about
 from .scenes import SPLITS, draw, make_scene, split_of
 
-STYLES = ("caption", "instruct")
+STORY_STYLES = {"pairs": pairs.FAMILY, "clips": clips.FAMILY, "reasoning": reasons.FAMILY}
+"""Styles beyond one picture at a glance, and the family of their questions."""
+
+STYLES = ("caption", "instruct", *STORY_STYLES)
+
+ALL_FAMILIES = (*FAMILIES, *STORY_STYLES.values())
 
 LIST = "List everything."
 """The question whose answer is the dense caption."""
@@ -23,7 +29,7 @@ IMAGE_TOKEN = "<image>"
 
 def caption_record(scene, id, image):
     """The record that asks nothing and answers the dense caption; `image` is put in as it is."""
-    return _record(id, image, [(IMAGE_TOKEN, dense_caption(scene))])
+    return _record(id, {"image": image}, [("", dense_caption(scene))])
 
 
 def instruction_record(scene, id, image, questions):
@@ -33,18 +39,17 @@ def instruction_record(scene, id, image, questions):
     """
     if not questions:
         raise ValueError(f"record {id!r}: found no question, expected at least one; pass some of questions_about")
-    turns = [(question.text, question.answer) for question in questions]
-    turns[0] = (f"{IMAGE_TOKEN}\n{turns[0][0]}", turns[0][1])
-    return _record(id, image, turns)
+    return _record(id, {"image": image}, [(question.text, question.answer) for question in questions])
 
 
 def generate_records(split, count, seed, style="caption", max_turns=10, max_things=None):
     """Yield `count` records with PIL images; record i depends on (split, seed, style, i) only, so streams can be cut.
 
-    Style "caption" gives one turn with the dense caption; "instruct" up to `max_turns` (at least 1) shuffled
-    questions, the request for the dense caption among them. With `max_things`, all pictures show shapes, at most
-    that many. Raises ValueError, before the first record, for an unknown split or style, a negative count,
-    max_turns or max_things below 1.
+    Styles: "caption" gives one turn with the dense caption; "instruct" up to `max_turns` (at least 1) shuffled
+    questions, the request for the dense caption among them; "pairs" questions about two pictures; "clips" about a
+    video, a list of frames; "reasoning" questions whose answer starts with a thought. With `max_things`, pictures of
+    shapes show at most that many, in the first two styles. Raises ValueError, before the first record, for an unknown
+    split or style, a negative count, max_turns or max_things below 1.
     """
     _check(split in SPLITS, "split", split, f"one of {SPLITS}")
     _check(style in STYLES, "style", style, f"one of {STYLES}")
@@ -54,22 +59,46 @@ def generate_records(split, count, seed, style="caption", max_turns=10, max_thin
     return (_generate_record(split, i, seed, style, max_turns, max_things) for i in range(count))
 
 
-def heldout_questions(count, seed):
-    """A list of `count` (PIL image, Question, id), one question a picture, all pictures of the held-out split.
+def heldout_questions(count, seed, families=FAMILIES):
+    """A list of `count` (visual, Question, id), one question each about something of the held-out split.
 
-    The families take turns, so their numbers differ by one at most. Raises ValueError for a negative count.
+    The families (of ALL_FAMILIES) take turns, so their numbers differ by one at most. The visual is a PIL picture, for
+    the family "compare" a list of two, for "motion" a list of frames. Raises ValueError for a negative count or an
+    unknown family.
     """
     _check(count >= 0, "count", count, "0 or more questions")
+    _check(families and set(families) <= set(ALL_FAMILIES), "families", families, f"some of {ALL_FAMILIES}")
     items = []
     for i in range(count):
-        family = FAMILIES[i % len(FAMILIES)]
+        family = families[i % len(families)]
         rng = random.Random(f"heldout/{seed}/questions/{i}")
-        found = []
-        while not found:
-            scene = scene_of("heldout", rng)
-            found = [question for question in questions_about(scene, rng) if question.family == family]
-        items.append((draw(scene), rng.choice(found), f"toy-heldout-{family}-{seed}-{i:06d}"))
+        visual, question = _heldout_question(family, rng)
+        items.append((visual, question, f"toy-heldout-{family}-{seed}-{i:06d}"))
     return items
+
+
+def _heldout_question(family, rng):
+    """(visual, Question) of one family."""
+    for style, told in STORY_STYLES.items():
+        if family == told:
+            visual, questions = VISUALS[style]("heldout", rng)
+            # Of a video one frame a second, as training takes them from a folder of two a second.
+            seen = visual["video"][::2] if "video" in visual else visual["image"]
+            return seen, rng.choice(questions)
+    found = []
+    while not found:
+        scene = scene_of("heldout", rng)
+        found = [question for question in questions_about(scene, rng) if question.family == family]
+    return draw(scene), rng.choice(found)
+
+
+def user_message(visual, question):
+    """The message that shows a visual of `heldout_questions` and asks its question."""
+    if question.family == clips.FAMILY:
+        shown = [{"type": "video", "video": visual}]
+    else:
+        shown = [{"type": "image", "image": image} for image in (visual if isinstance(visual, list) else [visual])]
+    return {"role": "user", "content": [*shown, {"type": "text", "text": question.text}]}
 
 
 def write_dataset(folder, split, count, seed, style="caption", max_turns=10, max_things=None):
@@ -89,45 +118,96 @@ def write_dataset(folder, split, count, seed, style="caption", max_turns=10, max
         (draft / "images").mkdir(parents=True)
         written = []
         for i, record in enumerate(records):
-            path = f"images/{i:06d}.png"
-            record["image"].save(draft / path)
-            written.append(record | {"image": path})
+            written.append(_with_files(record, draft, f"{i:06d}"))
         lines = ",\n".join(json.dumps(record) for record in written)
         (draft / "records.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
         draft.rename(folder)
     return folder
 
 
+def _with_files(record, folder, name):
+    """The record with its pictures written below the folder and named by relative paths; a video is a folder."""
+    images = record.get("image", record.get("video"))
+    if not isinstance(images, list):
+        path = f"images/{name}.png"
+        images.save(folder / path)
+        return record | {"image": path}
+    home = Path("videos" if "video" in record else "images") / name
+    (folder / home).mkdir(parents=True)
+    paths = [str(home / f"{index}.png") for index in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        image.save(folder / path)
+    return record | ({"video": str(home)} if "video" in record else {"image": paths})
+
+
 def _generate_record(split, i, seed, style, max_turns, max_things):
     """Record i of a stream."""
     # A string seeds by its SHA-512, the same in every run; a tuple would go through hash(), which is not.
     rng = random.Random(f"{split}/{seed}/{style}/{i}")
-    scene = scene_of(split, rng, max_things)
     id = f"toy-{split}-{style}-{seed}-{i:06d}"
-    if style == "caption":
-        return caption_record(scene, id, draw(scene))
-    questions = questions_about(scene, rng)
-    # The dense caption among the questions: every part of the picture is asked for, whatever the questions are.
-    questions.append(Question("list", LIST, dense_caption(scene)))
+    if style in ("caption", "instruct"):
+        scene = scene_of(split, rng, max_things)
+        if style == "caption":
+            return caption_record(scene, id, draw(scene))
+        questions = questions_about(scene, rng)
+        # The dense caption among the questions: every part of the picture is asked for, whatever the questions are.
+        questions.append(Question("list", LIST, dense_caption(scene)))
+        rng.shuffle(questions)
+        return instruction_record(scene, id, draw(scene), questions[:max_turns])
+    visual, questions = VISUALS[style](split, rng)
+    return _record(id, visual, [(question.text, question.answer) for question in questions[:max_turns]])
+
+
+def _pair(split, rng):
+    """Two pictures and questions about both."""
+    scenes, questions = (), []
+    while not questions:
+        scenes = tuple(scene_of(split, rng, kind="shapes") for _ in range(2))
+        questions = pairs.pair_questions(*scenes, rng)
+    return {"image": [draw(scene) for scene in scenes]}, questions
+
+
+def _clip(split, rng):
+    """A clip and questions about it."""
+    clip = clips.make_clip(rng)
+    while clips.clip_split(clip) != split:
+        clip = clips.make_clip(rng)
+    return {"video": clips.draw_clip(clip)}, clips.clip_questions(clip, rng)
+
+
+def _reasoning(split, rng):
+    """A picture and questions to think about, half of them to be answered without the thought."""
+    questions = []
+    while not questions:
+        scene = scene_of(split, rng, kind=rng.choice(("shapes", "chart")))
+        questions = reasons.reasoned_questions(scene, rng)
     rng.shuffle(questions)
-    return instruction_record(scene, id, draw(scene), questions[:max_turns])
+    return {"image": draw(scene)}, [q if rng.random() < 0.5 else reasons.without_thought(q) for q in questions]
 
 
-def scene_of(split, rng, max_things=None):
-    """The next scene of `rng` that belongs to the split and, with `max_things`, shows so few shapes."""
+VISUALS = {"pairs": _pair, "clips": _clip, "reasoning": _reasoning}
+"""What makes the pictures and questions of the styles beyond one picture at a glance."""
+
+
+def scene_of(split, rng, max_things=None, kind=None):
+    """The next scene of `rng` in the split and, if given, of the `kind` and with at most `max_things` shapes."""
     while True:
-        scene = make_scene(rng)
-        is_simple = max_things is None or scene.kind == "shapes" and len(scene.things) <= max_things
+        scene = make_scene(rng, kind)
+        is_simple = max_things is None or len(scene.things) <= max_things
         if is_simple and split_of(scene) == split:
             return scene
 
 
-def _record(id, image, turns):
-    """A record in the LLaVA format from (human, gpt) texts."""
+def _record(id, visual, turns):
+    """A record in the LLaVA format from its visual ({"image": one or several} or {"video": frames}) and texts."""
     conversations = []
     for human, gpt in turns:
         conversations += [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
-    return {"id": id, "image": image, "conversations": conversations}
+    images = visual.get("image")
+    places = " ".join([IMAGE_TOKEN] * (len(images) if isinstance(images, list) else 1))
+    first = conversations[0]["value"]
+    conversations[0]["value"] = f"{places}\n{first}" if first else places
+    return {"id": id, **visual, "conversations": conversations}
 
 
 def _check(good, name, found, expected):

@@ -21,12 +21,15 @@ from ..modeling_llada_v import LladaVForConditionalGeneration
 from ..processing_llada_v import LladaVProcessor
 from .alphabet import LETTER_HEIGHT, LETTER_WIDTH, word_width
 from .records import scene_of
-from .scenes import CHART_MARGIN, COLORS, MAX_VALUE, PLATE_MARGIN, SHAPES, Scene, draw
+from .scenes import CHART_MARGIN, COLORS, KINDS, MAX_VALUE, PLATE_MARGIN, SHAPES, Scene, draw
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 WHAT = ("nothing", "plate", *SHAPES, *LETTERS, *(f"bar {value}" for value in range(1, MAX_VALUE + 1)))
 COLOR = ("none", *COLORS)
-WARMUP, FADE = 50, 0.4  # steps up to the full rate; share of the steps in which it falls to zero
+FIRST_LETTER = WHAT.index("A")
+KIND_SHARES = (30, 50, 20)  # of shapes, signs and charts: a letter is the hardest to tell
+NOTHING_WEIGHT = 0.1  # of a patch that shows nothing; most do
+WARMUP, FADE = 50, 0.6  # steps up to the full rate; share of the steps in which it falls to zero
 
 
 def shown_at(scene: Scene, x: float, y: float) -> tuple[str, str]:
@@ -100,7 +103,7 @@ class Tiles(IterableDataset):
         worker = torch.utils.data.get_worker_info()
         rng = random.Random(f"sight/{self.seed}/{worker.id if worker else 0}")
         while True:
-            scene = scene_of("train", rng)
+            scene = scene_of("train", rng, kind=rng.choices(KINDS, KIND_SHARES)[0])
             tiles, views = anyres_tiles(draw(scene), self.config), tile_views(scene, self.config)
             chosen = [0, rng.randrange(1, len(views))]
             labels = [patch_labels(scene, views[index], self.config) for index in chosen]
@@ -133,7 +136,12 @@ def learn_to_see(source, target, steps: int, batch_size: int = 48, learning_rate
             with torch.autocast("cpu", torch.bfloat16):
                 features = tower.encoder(inputs_embeds=tower.embeddings(tiles)).last_hidden_state  # (T, P, D)
                 scores = [head(features).float().flatten(0, 1) for head in heads]
-            loss = cross_entropy(scores[0], what.flatten()) + cross_entropy(scores[1], color.flatten())
+            what, color = what.flatten(), color.flatten()
+            losses = cross_entropy(scores[0], what, reduction="none") + cross_entropy(
+                scores[1], color, reduction="none"
+            )
+            weights = torch.where(what > 0, 1.0, NOTHING_WEIGHT)
+            loss = (losses * weights).sum() / weights.sum()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(learned, 1.0)
@@ -141,8 +149,12 @@ def learn_to_see(source, target, steps: int, batch_size: int = 48, learning_rate
             schedule.step()
             bar.update()
             if step % 20 == 0:
-                seen = what.flatten() > 0
-                right = (scores[0].argmax(-1) == what.flatten())[seen].float().mean().item()
-                bar.set_postfix(loss=f"{loss.item():.3f}", patches_right=f"{right:.3f}")
+                is_right, is_letter = scores[0].argmax(-1) == what, FIRST_LETTER <= what
+                is_letter &= what < FIRST_LETTER + len(LETTERS)
+                bar.set_postfix(
+                    loss=f"{loss.item():.3f}",
+                    patches_right=f"{is_right[what > 0].float().mean().item():.3f}",
+                    letters_right=f"{is_right[is_letter].float().mean().item():.3f}",
+                )
     model.save_pretrained(target)
     processor.save_pretrained(target)

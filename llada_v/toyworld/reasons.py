@@ -1,0 +1,71 @@
+"""Questions that ask for a thought before the answer: sums and comparisons over what a picture shows.
+
+The question ends with ` /think` or ` /no_think`, as in the reasoning stage's data; the thought names what is seen,
+reckons with it, and the answer comes last, behind "Answer:".
+"""
+
+from .questions import Question, plural
+from .scenes import SHAPES
+
+FAMILY = "reasoning"
+THINK, NO_THINK = " /think", " /no_think"
+MARK = "Answer:"
+"""What the answer stands behind."""
+
+
+def reasoned_questions(scene, rng):
+    """Different questions about a scene of shapes or a chart, each with its thought; none about a sign.
+
+    Their text ends with ` /think` and their answer with MARK and the final answer.
+    """
+    if scene.kind == "chart":
+        return _sums(scene, rng) + _differences(scene, rng)
+    return _shape_sums(scene, rng) if scene.kind == "shapes" else []
+
+
+def without_thought(question):
+    """The same question, to be answered at once: ` /no_think`, the final answer alone."""
+    return Question(FAMILY, question.text.removesuffix(THINK) + NO_THINK, final_answer(question.answer))
+
+
+def final_answer(text):
+    """What stands behind the last MARK of an answer; the whole text where there is none."""
+    return text.rpartition(MARK)[2].strip()
+
+
+def _sums(scene, rng):
+    """The sum of two bars."""
+    a, b = rng.sample(scene.bars, 2)
+    thought = f"{a.color} {a.value}, {b.color} {b.value}. {a.value} + {b.value}."
+    return [_question(f"What is the sum of the {a.color} and the {b.color} bar?", thought, a.value + b.value)]
+
+
+def _differences(scene, rng):
+    """How much taller one bar is than another of less value."""
+    a, b = sorted(rng.sample(scene.bars, 2), key=lambda bar: -bar.value)
+    if a.value == b.value:
+        return []
+    thought = f"{a.color} {a.value}, {b.color} {b.value}. {a.value} - {b.value}."
+    return [_question(f"How much taller is the {a.color} bar than the {b.color} bar?", thought, a.value - b.value)]
+
+
+def _shape_sums(scene, rng):
+    """How many things of two shapes there are together, and whether there are more of one than of the other."""
+    counts = {shape: sum(thing.shape == shape for thing in scene.things) for shape in SHAPES}
+    present = [shape for shape in SHAPES if counts[shape]]
+    one = rng.choice(present)
+    other = rng.choice([shape for shape in SHAPES if shape != one])
+    both = f"{one} {counts[one]}, {other} {counts[other]}."
+    total = counts[one] + counts[other]
+    text = f"How many {plural(one)} and {plural(other)} are there together?"
+    questions = [_question(text, f"{both} {counts[one]} + {counts[other]}.", total)]
+    if counts[one] != counts[other]:
+        more, less = sorted((one, other), key=counts.get, reverse=True)
+        a, b, answer = rng.choice(((more, less, "yes"), (less, more, "no")))
+        thought = f"{a} {counts[a]}, {b} {counts[b]}. {counts[a]} {'>' if answer == 'yes' else '<'} {counts[b]}."
+        questions.append(_question(f"Are there more {plural(a)} than {plural(b)}?", thought, answer))
+    return questions
+
+
+def _question(text, thought, answer):
+    return Question(FAMILY, text + THINK, f"{thought} {MARK} {answer}")

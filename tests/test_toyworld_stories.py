@@ -1,0 +1,158 @@
+"""Pairs, clips and reasoning: every answer is checked against the scene by a solver of its own."""
+
+import json
+import random
+import re
+from collections import Counter
+
+import pytest
+from PIL import ImageChops
+
+from llada_v.toyworld import clips, pairs, reasons
+from llada_v.toyworld.judge import Verdict
+from llada_v.toyworld.records import generate_records, heldout_questions, scene_of, user_message, write_dataset
+from llada_v.toyworld.scenes import make_scene
+
+
+def scenes_of_shapes(rng, count=2):
+    return tuple(make_scene(rng, "shapes") for _ in range(count))
+
+
+def shown(scene, words):
+    """How many things of the scene fit words like "red object", "circle", "blue star"."""
+    words = [word for word in words.split() if word not in ("a", "an", "object")]
+    return sum(all(word in (thing.color, thing.shape) for word in words) for thing in scene.things)
+
+
+def test_answers_about_pairs_are_right():
+    rng, asked = random.Random(1), Counter()
+    for _ in range(300):
+        first, second = scenes_of_shapes(rng)
+        for question in pairs.pair_questions(first, second, rng):
+            if found := re.fullmatch(r"Which picture shows (.*)\?", question.text):
+                here = [bool(shown(scene, found[1])) for scene in (first, second)]
+                assert here == [question.answer == "first", question.answer == "second"]
+            elif found := re.fullmatch(r"Which picture has (more|fewer) objects\?", question.text):
+                more = "first" if len(first.things) > len(second.things) else "second"
+                assert len(first.things) != len(second.things)
+                assert (question.answer == more) == (found[1] == "more")
+            else:
+                found = re.fullmatch(r"Do both pictures show (.*)\?", question.text)
+                assert question.answer == ("yes" if all(shown(s, found[1]) for s in (first, second)) else "no")
+            asked[question.answer] += 1
+    assert set(asked) == {"first", "second", "yes", "no"}
+    assert asked["yes"] == pytest.approx(asked["no"], rel=0.2)
+
+
+def test_pairs_need_shapes():
+    rng = random.Random(2)
+    with pytest.raises(ValueError, match="two of kind 'shapes'"):
+        pairs.pair_questions(make_scene(rng, "chart"), make_scene(rng, "shapes"), rng)
+
+
+def test_only_the_moving_thing_moves_and_it_goes_where_the_clip_says():
+    rng, directions = random.Random(3), Counter()
+    for _ in range(40):
+        clip = clips.make_clip(rng)
+        frames = clips.draw_clip(clip)
+        assert len(frames) == clips.NUM_FRAMES and len({frame.size for frame in frames}) == 1
+        left, top, right, bottom = ImageChops.difference(frames[0], frames[-1]).getbbox()
+        thing, (dx, dy) = clip.start.things[0], clips.STEPS[clip.direction]
+        # What changed between the first and the last frame is the way of the thing, and no more than its width.
+        assert max(right - left, bottom - top) > clip.path
+        assert (bottom - top if dx else right - left) <= thing.size + 2
+        assert left >= min(thing.x, thing.x + dx * clip.path) - thing.size / 2 - 1
+        assert bottom <= max(thing.y, thing.y + dy * clip.path) + thing.size / 2 + 1
+        directions[clip.direction] += 1
+    assert set(directions) == set(clips.STEPS)
+
+
+def test_answers_about_clips_are_right():
+    rng = random.Random(4)
+    for _ in range(200):
+        clip = clips.make_clip(rng)
+        moving = clip.start.things[0]
+        for question in clips.clip_questions(clip, rng):
+            if question.text.startswith("Which way"):
+                assert question.answer == clip.direction
+            elif question.text.startswith("Which object"):
+                assert question.answer == f"{moving.color} {moving.shape}"
+            elif question.text.startswith("What colour"):
+                assert question.answer == moving.color and len(clip.start.things) == 1
+            else:
+                shape = re.fullmatch(r"Does the (\w+) move\?", question.text)[1]
+                assert question.answer == ("yes" if shape == moving.shape else "no")
+
+
+def test_thoughts_name_what_is_seen_and_their_sums_are_right():
+    rng, answers = random.Random(5), Counter()
+    for _ in range(300):
+        scene = make_scene(rng, rng.choice(("shapes", "chart")))
+        values = {bar.color: bar.value for bar in scene.bars}
+        for question in reasons.reasoned_questions(scene, rng):
+            assert question.text.endswith(" /think")
+            one, other, left, sign, right, answer = re.fullmatch(
+                r"(\w+ \d), (\w+ \d)\. (\d) ([-+<>]) (\d)\. Answer: (\w+)", question.answer
+            ).groups()
+            for part, number in ((one, left), (other, right)):
+                name, seen = part.split()
+                assert int(number) == int(seen) == (values[name] if scene.bars else shown(scene, name))
+            left, right = int(left), int(right)
+            expected = {"+": left + right, "-": left - right, ">": "yes", "<": "no"}[sign]
+            assert answer == str(expected)
+            assert {">": left > right, "<": left < right}.get(sign, True)
+            answers[answer] += 1
+            short = reasons.without_thought(question)
+            assert short.text.endswith("? /no_think") and short.answer == answer
+    assert answers["yes"] == pytest.approx(answers["no"], rel=0.25)
+
+
+def test_the_final_answer_stands_behind_the_mark():
+    assert reasons.final_answer("red 3, blue 4. 3 + 4. Answer: 7") == "7"
+    assert reasons.final_answer("seven") == "seven"
+
+
+@pytest.mark.parametrize("style", ["pairs", "clips", "reasoning"])
+def test_splits_share_no_scene(style):
+    def pictures(split):
+        for record in generate_records(split, 60, seed=1, style=style):
+            visual = record.get("image", record.get("video"))
+            yield visual[0].tobytes() if style == "clips" else str([p.tobytes() for p in list_of(visual)])
+
+    assert not set(pictures("train")) & set(pictures("heldout"))
+
+
+@pytest.mark.parametrize("style", ["pairs", "clips", "reasoning"])
+def test_written_records_train(style, tmp_path, tiny_processor):
+    folder = write_dataset(tmp_path / "data", "train", 3, seed=2, style=style)
+    for record in json.loads((folder / "records.json").read_text()):
+        encoded = tiny_processor.encode_record(record, image_root=folder)
+        assert len(encoded["input_ids"]) < 600
+        assert len(encoded["pixel_values"]) >= {"pairs": 2, "clips": 4, "reasoning": 2}[style]
+
+
+def list_of(visual):
+    return visual if isinstance(visual, list) else [visual]
+
+
+def test_scenes_come_in_the_kind_asked_for():
+    rng = random.Random(6)
+    assert {scene_of("heldout", rng, kind="sign").kind for _ in range(20)} == {"sign"}
+
+
+def test_heldout_stories_are_asked_as_messages_the_processor_takes(tiny_processor):
+    items = heldout_questions(6, seed=3, families=("compare", "motion", "reasoning"))
+    assert [question.family for _, question, _ in items] == ["compare", "motion", "reasoning"] * 2
+    messages = [[user_message(visual, question)] for visual, question, _ in items]
+    inputs = tiny_processor.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
+    # Two pictures, four frames, one picture; twice.
+    assert [int(tiles > 0) for _, tiles in inputs["image_layouts"].tolist()] == [1] * 8
+    assert sorted(tiles for layout, tiles in inputs["image_layouts"].tolist() if layout == 3) == [4, 4]
+
+
+def test_a_thought_does_not_count_only_the_final_answer():
+    def verdict(found):
+        return Verdict("id", "reasoning", "?", "red 3, blue 4. 3 + 4. Answer: 7", found)
+
+    assert verdict("red 2, blue 5. Answer: 7").is_right and verdict("7").is_right
+    assert not verdict("red 3, blue 4. 3 + 4. Answer: 8").is_right
