@@ -29,6 +29,7 @@ from llada_v.toyworld import (
 )
 from llada_v.toyworld.alphabet import LETTER_HEIGHT, LETTER_WIDTH, LETTERS, WORDS
 from llada_v.toyworld.judge import Verdict, table
+from llada_v.toyworld.questions import in_reading_order
 from llada_v.toyworld.scenes import BACKGROUNDS, COLORS, NEUTRALS, SHAPES
 from llada_v.toyworld.sight import COLOR, WHAT, patch_labels, tile_views
 
@@ -510,8 +511,7 @@ def test_patch_labels_name_what_the_patch_centres_show(tiny_processor):
         tiles, views = anyres_tiles(draw(scene), config), tile_views(scene, config)
         assert len(tiles) == len(views)
         for tile, view in zip(tiles, views, strict=True):
-            what, color = patch_labels(scene, view, config)
-            for index, (shown, painted) in enumerate(zip(what, color, strict=True)):
+            for index, (shown, painted, _) in enumerate(patch_labels(scene, view, config)):
                 if WHAT[shown] == "square":
                     row, column = divmod(index, config.tile_side)
                     pixel = (tile[:, 12 * row + 6, 12 * column + 6] * 0.5 + 0.5) * 255
@@ -519,6 +519,28 @@ def test_patch_labels_name_what_the_patch_centres_show(tiny_processor):
                     right, asked = right + bool(distance < 60), asked + 1
     # A square's box is a little larger than the square: centres near its edge (about a fifth) may show the background.
     assert asked > 50 and right / asked > 0.7
+
+
+def test_patches_are_numbered_in_reading_order_where_the_whole_picture_is_seen(tiny_processor):
+    config, rng, numbered = tiny_processor.config, random.Random(4), 0
+    for _ in range(60):
+        scene = make_scene(rng)
+        things = in_reading_order(scene)
+        for view in tile_views(scene, config):
+            sees_all = view[2] * config.tile_size >= scene.width and view[3] * config.tile_size >= scene.height
+            for shown, painted, number in patch_labels(scene, view, config):
+                if not sees_all:
+                    assert number == -100
+                elif things and number:
+                    assert (things[number - 1].shape, things[number - 1].color) == (WHAT[shown], COLOR[painted])
+                elif scene.sign and number:
+                    assert scene.sign.word[number - 1] == WHAT[shown]
+                elif number:
+                    assert f"bar {scene.bars[number - 1].value}" == WHAT[shown]
+                else:
+                    assert WHAT[shown] in ("nothing", "plate")
+                numbered += number > 0
+    assert numbered > 500
 
 
 def test_a_verdict_ignores_white_space_and_case_and_nothing_else():

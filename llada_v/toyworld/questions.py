@@ -62,8 +62,12 @@ def dense_caption(scene):
         sign = scene.sign
         letters = " ".join(sign.word)
         return f"{sign.plate or 'plain'} sign {_place(scene, sign)}, {sign.color} letters {letters}"
-    things = sorted(scene.things, key=lambda thing: (3 * thing.y // scene.height, thing.x, thing.y))
-    return ", ".join(f"{_name(thing)} {_place(scene, thing)}" for thing in things)
+    return ", ".join(f"{_name(thing)} {_place(scene, thing)}" for thing in in_reading_order(scene))
+
+
+def in_reading_order(scene):
+    """The things of a scene by thirds of its height, and from left to right within one."""
+    return sorted(scene.things, key=lambda thing: (3 * thing.y // scene.height, thing.x, thing.y))
 
 
 # Shapes
