@@ -1,14 +1,17 @@
 """LLaDA's trunk: a pre-norm Llama-style transformer that looks both ways.
 
 It owns norm, rotary positions, attention and MLP, and knows neither pictures nor vocabularies nor sampling.
-Shapes: B rows, L positions, Q asked-for positions (Q = L unless `positions` is given), D width, H heads, K width of one
-head.
+Shapes: B rows, L positions, Q asked-for positions (Q = L unless `wanted` is given), M of them in all rows, D width,
+H heads, K width of one head.
 
-    block:  project (norm, q k v, rotary) -> attend (residual) -> feed_forward (residual)
+    block:  norm -> q k v, rotary -> attend (residual) -> norm -> feed forward (residual)
 
-`positions` names the positions whose output is wanted. The last block computes queries, attention output and MLP for
+`wanted` names the positions whose output is wanted. The last block computes queries, attention output and MLP for
 those alone: every other position only has to offer keys and values there. The result is the same, the last block
 costs a fraction.
+
+A cache (`generation.cache`) holds keys and values of positions that a call does not run, and may hold what a block adds
+to positions that it does not compute. It is an argument: there is one block for all.
 """
 
 import torch
@@ -20,6 +23,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_llada_v import LladaConfig
+
+POSITIONS_MULTIPLE = 32
 
 
 class RMSNorm(nn.Module):
@@ -90,6 +95,8 @@ class LladaAttention(nn.Module):
 
     def forward(self, query, key, value, attention_mask):
         """Heads (B, H, Q, K) over keys and values (B, H, L, K) -> (B, Q, D)."""
+        if query.shape[2] == 0:  # a cache had nothing computed; fused back ends refuse that
+            return self.o_proj(query.transpose(1, 2).flatten(2))
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         mixed, _ = attend(self, query, key, value, attention_mask, scaling=self.scaling)
         return self.o_proj(mixed.flatten(2))
@@ -109,7 +116,7 @@ class LladaMLP(nn.Module):
 
 
 class LladaBlock(GradientCheckpointingLayer):
-    """One layer: project, attend, feed forward."""
+    """One layer: attend, feed forward."""
 
     def __init__(self, config: LladaConfig):
         super().__init__()
@@ -118,31 +125,54 @@ class LladaBlock(GradientCheckpointingLayer):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, hidden, rotary, attention_mask, positions=None):
-        """(B, L, D) -> (B, L, D), or (B, Q, D) at `positions` (B, Q)."""
-        query, key, value = self.project(hidden, rotary, positions)
-        if positions is not None:
-            hidden = at_positions(hidden, positions)
-        hidden = hidden + self.self_attn(query, key, value, attention_mask)
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+    def forward(self, hidden, rotary, attention_mask, positions=None, cache=None):
+        """(B, L, D) -> (B, L, D), or (B, Q, D) at `positions` (B, Q).
 
-    def project(self, hidden, rotary, positions):
-        """Rotated queries at `positions` and keys everywhere, and values, each (B, H, ., K)."""
-        attention = self.self_attn
-        normed, (cos, sin) = self.input_layernorm(hidden), rotary
-        key = rotate(attention.split_heads(attention.k_proj(normed)), cos, sin)
+        cache: this layer's part of a cache. Then L are the positions that this call runs, the mask covers all that have
+            keys, and the cache may name those of the L that are computed (`fresh`); the others keep what they got.
+        """
+        attention, normed = self.self_attn, self.input_layernorm(hidden)
         value = attention.split_heads(attention.v_proj(normed))
+        fresh = None if cache is None else cache.select(value)
+        if fresh is not None:
+            normed, rotary = at_positions(normed, fresh), turned_at(rotary, fresh)
+            value = attention.split_heads(at_positions(value.transpose(1, 2).flatten(2), fresh))
+        key = rotate(attention.split_heads(attention.k_proj(normed)), *rotary)
+        if cache is not None:
+            key, value = cache.store(key, value, fresh)
         if positions is not None:
-            normed = at_positions(normed, positions)
-            cos, sin = (at_positions(table[:, 0], positions)[:, None] for table in rotary)
-        query = rotate(attention.split_heads(attention.q_proj(normed)), cos, sin)
-        return query, key, value
+            normed, rotary = at_positions(normed, positions), turned_at(rotary, positions)
+            hidden = at_positions(hidden, positions)
+        query = rotate(attention.split_heads(attention.q_proj(normed)), *rotary)
+        added = attention(query, key, value, attention_mask)
+        hidden = hidden + (added if cache is None else cache.fill("attention", added, fresh))
+        added = self.mlp(self.post_attention_layernorm(hidden if fresh is None else at_positions(hidden, fresh)))
+        return hidden + (added if cache is None else cache.fill("mlp", added, fresh))
 
 
 def at_positions(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Rows of x (B or 1, L, D) at `positions` (B, Q) -> (B, Q, D)."""
     x = x.expand(positions.shape[0], -1, -1)
     return x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def turned_at(rotary, positions: torch.Tensor):
+    """The rotary tables (B or 1, 1, L, K) at `positions` (B, Q)."""
+    cos, sin = (at_positions(table[:, 0], positions)[:, None] for table in rotary)
+    return cos, sin
+
+
+def gather_positions(wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices (B, Q) of the true entries of `wanted` (B, L), and (M,) where these stand in B x Q: the rest is filler.
+
+    Q is the largest number of true entries in a row, rounded up so that few different shapes occur (kernels are built
+    per shape); a shorter row is filled with positions of its own.
+    """
+    counts = wanted.sum(1)
+    width = min(wanted.shape[1], -(-max(1, int(counts.max())) // POSITIONS_MULTIPLE) * POSITIONS_MULTIPLE)
+    positions = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
+    is_wanted = torch.arange(width, device=wanted.device)[None] < counts[:, None]
+    return positions, is_wanted.flatten().nonzero()[:, 0]
 
 
 class LladaPreTrainedModel(PreTrainedModel):
@@ -180,7 +210,9 @@ class LladaModel(LladaPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        positions: torch.Tensor | None = None,
+        wanted: torch.Tensor | None = None,
+        cache=None,
+        compiled: bool = False,
     ) -> BaseModelOutput:
         """Hidden states after the final norm.
 
@@ -189,25 +221,45 @@ class LladaModel(LladaPreTrainedModel):
             None: everything sees everything.
         position_ids: (B, L) or (1, L); by default each row counts its attended positions from 0, so that padding on
             either side changes nothing.
-        positions: (B, Q) indices whose states are wanted; None for all.
-        Returns last_hidden_state (B, Q, D).
+        wanted: (B, L) bool, the positions whose states are wanted; None for all.
+        cache: a `generation.cache.Cache`, told what this call runs: then the inputs are those positions, and the mask
+            covers the whole sequence. Give position_ids with it.
+        compiled: run the layers through torch.compile, on a GPU with CUDA graphs.
+        Masks, positions and `wanted` may be on the CPU: what is read of them then costs no wait for the device.
+        Returns last_hidden_state (B, L, D), or (M, D) where wanted, row by row in order of position.
         Raises ValueError unless exactly one of input_ids and inputs_embeds is given.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds, not both and not neither")
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        device = hidden.device
         if position_ids is None:
             position_ids = default_positions(attention_mask, hidden)
-        rotary = rotary_tables(self.config, position_ids, hidden.dtype)
+        rotary = rotary_tables(self.config, position_ids.to(device, non_blocking=True), hidden.dtype)
         mask = self.prepare_mask(attention_mask)
+        mask = None if mask is None else mask.to(device, non_blocking=True)
+        positions, places = (None, None) if wanted is None else gather_positions(wanted)
+        if positions is not None:
+            positions, places = (part.to(device, non_blocking=True) for part in (positions, places))
         # Flash attention unpads queries with the keys' mask, so there all positions are computed and picked at the end.
-        pick_in_block = positions is not None and (mask is None or mask.dim() == 4 and mask.shape[2] == 1)
+        picks_in_block = mask is None or mask.dim() == 4 and mask.shape[2] == 1
+        picks_in_block &= cache is None or not cache.gives_all
+        layers = cache and cache.layers
+        run = self.run
+        if compiled:
+            run = torch.compile(run, mode="reduce-overhead" if device.type == "cuda" else None)
+        hidden = run(hidden, rotary, mask, positions if picks_in_block else None, layers)
+        if positions is not None and not picks_in_block:
+            hidden = at_positions(hidden, positions)
+        return BaseModelOutput(last_hidden_state=hidden if places is None else hidden.flatten(0, 1)[places])
+
+    def run(self, hidden, rotary, attention_mask, positions, caches):
+        """Every layer and the final norm; the last layer at `positions` alone. caches: one a layer, or None."""
         for index, layer in enumerate(self.layers):
             is_last = index == len(self.layers) - 1
-            hidden = layer(hidden, rotary, mask, positions if pick_in_block and is_last else None)
-        if positions is not None and not pick_in_block:
-            hidden = at_positions(hidden, positions)
-        return BaseModelOutput(last_hidden_state=self.norm(hidden))
+            cache = None if caches is None else caches[index]
+            hidden = layer(hidden, rotary, attention_mask, positions if is_last else None, cache)
+        return self.norm(hidden)
 
     def prepare_mask(self, attention_mask):
         """The mask in the form the attention back end takes; None where nothing is hidden.

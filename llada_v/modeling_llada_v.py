@@ -9,22 +9,23 @@ P = (S / patch)^2 features a tile, F features of all pictures, D width, V vocabu
 """
 
 import math
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.functional import gelu, interpolate
-from transformers import SiglipVisionModel
+from transformers import GenerationConfig, SiglipVisionModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from .anyres import Layout, grid_map, grid_of, num_tiles, pooled_side
 from .checkpoint import KEY_MAPPING, check_folder, local_folder
 from .configuration_llada_v import LladaVConfig
 from .generation.config import SamplerConfig
-from .generation.sampler import SamplerMixin
+from .generation.generate import SamplerMixin
+from .head import LladaHead
 from .modeling_llada import LladaModel, LladaPreTrainedModel
-
-POSITIONS_MULTIPLE = 32
 
 
 class LladaVProjector(nn.Module):
@@ -110,17 +111,20 @@ class LladaVModel(LladaVPreTrainedModel):
         Returns (F, D). Raises ValueError where tiles and pictures do not match.
         """
         visuals = self.list_visuals(pixel_values, image_sizes, image_layouts)
-        tower = self.vision_tower
-        # The output of the last encoder layer; the published features never pass the tower's post_layernorm.
-        tiles = tower.embeddings(pixel_values.to(self.dtype))
-        tiles = tower.encoder(inputs_embeds=tiles).last_hidden_state  # (T, P, D of the tower)
-        tiles = self.multi_modal_projector(tiles)  # (T, P, D)
+        tiles = self.tile_features(pixel_values)
         counts = [count for _, _, count in visuals]
         packed = [
             self.pack(part, layout, height, width)
             for part, (layout, (height, width), _) in zip(tiles.split(counts), visuals, strict=True)
         ]
         return torch.cat(packed)
+
+    def tile_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Tiles (T, 3, S, S) -> features of the trunk's width (T, P, D), not yet packed."""
+        tower = self.vision_tower
+        # The output of the last encoder layer; the published features never pass the tower's post_layernorm.
+        embedded = tower.embeddings(pixel_values.to(self.dtype))
+        return self.multi_modal_projector(tower.encoder(inputs_embeds=embedded).last_hidden_state)
 
     def list_visuals(self, pixel_values, image_sizes, image_layouts):
         """[(layout, (height, width), tiles)] of the batch's pictures, checked against the number of tiles."""
@@ -208,23 +212,34 @@ class LladaVModel(LladaVPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
-        positions: torch.Tensor | None = None,
+        wanted: torch.Tensor | None = None,
+        copies: int = 1,
+        idle_tiles: torch.Tensor | None = None,
     ) -> BaseModelOutput:
-        """Hidden states (B, Q, D); see `LladaModel.forward` for the masks and `positions`.
+        """Hidden states (B, L, D), or (M, D) where `wanted`; see `LladaModel.forward` for that and the masks.
 
         Pictures come as `pixel_values` with their sizes (see `get_image_features`), or as finished `image_features`.
+        copies: the rows are this many blocks, one after the other, that all show the same pictures in the same order;
+            the tower sees each picture once.
+        idle_tiles: (T, 3, S, S) tiles of no picture. They pass the tower and change nothing: where processes train
+            together, a batch of text runs the same modules as the others do, in the same order (ZeRO-3 needs both).
         """
+        idle = 0 if idle_tiles is None else 0 * (self.tile_features(idle_tiles).sum() + self.image_newline.sum())
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("give input_ids or inputs_embeds")
             if image_features is None and pixel_values is not None:
                 image_features = self.get_image_features(pixel_values, image_sizes, image_layouts)
+            if image_features is not None and copies > 1:
+                image_features = image_features.repeat(copies, 1)
             inputs_embeds = self.embed(input_ids, image_features)
+        if idle_tiles is not None:
+            inputs_embeds = inputs_embeds + idle
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            positions=positions,
+            wanted=wanted,
         )
 
 
@@ -234,10 +249,17 @@ class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel):
     def __init__(self, config: LladaVConfig):
         super().__init__(config)
         self.model = LladaVModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = LladaHead(config.text_config.hidden_size, config.text_config.vocab_size)
         # transformers' pipelines would put a length of their own beside the sampler's, unless the model has one.
         self.generation_config.max_new_tokens = SamplerConfig.gen_length
         self.post_init()
+
+    def adjust_generation_fn(self, generation_config, from_auto_class, from_pipeline, folder, **kwargs) -> None:
+        """transformers' hook while loading: the settings given, else those of the folder, where these have a length."""
+        if generation_config is None and (Path(folder) / GENERATION_CONFIG_NAME).is_file():
+            generation_config = GenerationConfig.from_pretrained(folder)
+        if generation_config is not None and generation_config.max_new_tokens is not None:
+            self.generation_config = generation_config
 
     def get_input_embeddings(self):
         return self.model.get_input_embeddings()
@@ -266,14 +288,19 @@ class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         logits_at: torch.Tensor | None = None,
+        targets: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
+        copies: int = 1,
+        idle_tiles: torch.Tensor | None = None,
     ) -> MaskedLMOutput:
         """Logits of the clean token at each position, given everything else (arXiv 2502.09992, eq. 3). No shift.
 
         logits_at: (B, L) bool, the positions that need logits; None for all.
-        Returns logits (M, V), row by row in order of position, or (B, L, V) without `logits_at`.
+        targets, weights: (M,) the tokens at those positions and what each counts for.
+        Returns logits (M, V), row by row in order of position, or (B, L, V) without `logits_at`; with targets no
+        logits but the loss, the weighted sum of the tokens' cross entropies in nats (see `head`).
         The other arguments are those of `LladaVModel.forward`. Nothing is noised here: see `training.noise`.
         """
-        positions, is_wanted = (None, None) if logits_at is None else gather_positions(logits_at)
         hidden = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -283,21 +310,10 @@ class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             image_features=image_features,
-            positions=positions,
+            wanted=logits_at,
+            copies=copies,
+            idle_tiles=idle_tiles,
         ).last_hidden_state
-        if is_wanted is not None:
-            hidden = hidden[is_wanted]  # (M, D)
+        if targets is not None:
+            return MaskedLMOutput(loss=self.lm_head(hidden, targets, weights))
         return MaskedLMOutput(logits=self.lm_head(hidden))
-
-
-def gather_positions(wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices (B, Q) of the true entries of `wanted` (B, L), and (B, Q) bool: which of them are not filler.
-
-    Q is the largest number of true entries in a row, rounded up so that few different shapes occur (kernels are built
-    per shape); a shorter row is filled with positions of its own.
-    """
-    counts = wanted.sum(1)
-    width = min(wanted.shape[1], -(-max(1, int(counts.max())) // POSITIONS_MULTIPLE) * POSITIONS_MULTIPLE)
-    positions = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
-    is_wanted = torch.arange(width, device=wanted.device)[None] < counts[:, None]
-    return positions, is_wanted

@@ -145,12 +145,7 @@ class LladaVProcessor(ProcessorMixin):
             rule = frame_rule or (lambda total, fps: frames_evenly(total))
             return [self.video(load_frames(video, rule)) for video in images]
         pictures = [load_image(image) for image in images]
-        if style == "caption":
-            layout, tiles_of = Layout.FLAT, square_tile
-        elif len(pictures) == 1:
-            layout, tiles_of = Layout.ANYRES, anyres_tiles
-        else:
-            layout, tiles_of = (Layout.FLAT if self.reproduce_original else Layout.SQUARE), padded_tile
+        layout, tiles_of = self.layout_of(len(pictures), style)
         return [
             Visual(
                 tiles_of(picture, config),
@@ -160,6 +155,14 @@ class LladaVProcessor(ProcessorMixin):
             )
             for picture in pictures
         ]
+
+    def layout_of(self, count: int, style: str):
+        """How `count` pictures of one conversation are laid out, and the function that makes the tiles of one."""
+        if style == "caption":
+            return Layout.FLAT, square_tile
+        if count == 1:
+            return Layout.ANYRES, anyres_tiles
+        return (Layout.FLAT if self.reproduce_original else Layout.SQUARE), padded_tile
 
     def video(self, frames: list) -> Visual:
         """One video from its RGB frames."""
@@ -405,6 +408,7 @@ class LladaVProcessor(ProcessorMixin):
             turns = turns[1:]
         if not turns:
             raise ValueError("the record has no turn from human")
+        check_order(turns)
         texts = [turn["value"].replace(NOISE_TAG, "") for turn in turns]
         if visuals:  # otherwise a literal <image> is plain text
             self.check_count(texts, visuals, "the record")
@@ -426,6 +430,7 @@ class LladaVProcessor(ProcessorMixin):
                 f"a caption record has one picture, and two turns of which the first contains {IMAGE}; this one has "
                 f"{len(visuals)} pictures and {len(turns)} turns"
             )
+        check_order(turns)
         sequence = Sequence()
         self.write(sequence, IMAGE, visuals, labelled=False)
         sequence.add(self.encode(turns[1]["value"] + "\n"), labelled=True)
@@ -441,6 +446,18 @@ def turns_of(record: dict) -> list[dict]:
         if not isinstance(turn, dict) or turn.get("from") not in ROLES or not isinstance(turn.get("value"), str):
             raise ValueError(f"a turn has 'from' (human or gpt) and 'value' (a text); this one is {turn!r}")
     return turns
+
+
+def check_order(turns: list[dict]) -> None:
+    """Raise ValueError unless questions and answers take turns, the last is an answer, and no answer is empty."""
+    for number, turn in enumerate(turns):
+        expected = ("human", "gpt")[number % 2]
+        if turn["from"] != expected:
+            raise ValueError(f"turn {number} is from {turn['from']}; human and gpt take turns, so expected {expected}")
+        if expected == "gpt" and not turn["value"].strip():
+            raise ValueError(f"turn {number}, an answer, is empty; write it or remove the turn")
+    if len(turns) % 2:
+        raise ValueError("the last turn is from human; a record ends with an answer from gpt")
 
 
 def list_of(value) -> list:

@@ -1,6 +1,7 @@
 """What transformers promises holds here: saving and loading, Auto classes, pipelines, back ends, checkpointing."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -40,6 +41,18 @@ def test_a_saved_model_reads_back_bit_by_bit(tiny_model, tmp_path):
     expected, found = tiny_model.state_dict(), read.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+def test_the_folder_says_how_long_an_answer_is_unless_it_is_silent(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    file = tmp_path / "generation_config.json"
+    settings = json.loads(file.read_text())
+    for length, expected in ((24, 24), (None, SamplerConfig.gen_length)):
+        file.write_text(json.dumps(settings | {"max_new_tokens": length}))
+        assert LladaVForConditionalGeneration.from_pretrained(tmp_path).generation_config.max_new_tokens == expected
+    file.unlink()
+    read = LladaVForConditionalGeneration.from_pretrained(tmp_path)
+    assert read.generation_config.max_new_tokens == SamplerConfig.gen_length
 
 
 def test_auto_classes_know_the_folder(tiny_folder, tiny_model, tiny_processor, batch):

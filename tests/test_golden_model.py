@@ -5,10 +5,12 @@ The figures hold four or five decimals.
 
 import pytest
 import torch
+from make_tokenizer import ASSISTANT_ID
 from published import fill_in, golden, pattern, pictures_of
 
 from llada_v.anyres import Layout, grid_of, num_features
 from llada_v.images import anyres_tiles
+from llada_v.training.dialogue import conversation_ids, dialogue_causal_mask
 from llada_v.training.noise import diffusion_loss
 
 FORWARD = {record["name"]: record for record in golden("forward")}
@@ -89,8 +91,10 @@ def test_the_loss_is_that_of_the_original(small_model, name):
     p_mask = torch.tensor(record["p_mask"])
     mask = None
     if "conversation_ids" in record:
-        turn = torch.tensor(record["conversation_ids"])
-        mask = (turn[:, None, :] <= turn[:, :, None])[:, None]  # (B, 1, L, L): query sees turns up to its own
+        structure = (config.start_header_id, config.eot_token_id, ASSISTANT_ID)
+        turns = conversation_ids(labels, *structure)
+        assert turns.tolist() == record["conversation_ids"]
+        mask = dialogue_causal_mask(turns)
     noisy = clean.masked_fill(is_masked, config.mask_token_id)
     logits = small_model(input_ids=noisy, attention_mask=mask, logits_at=is_masked, **pictures).logits
 

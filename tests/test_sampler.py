@@ -8,20 +8,22 @@ import torch
 from PIL import Image
 
 from llada_v import LladaVForConditionalGeneration, SamplerConfig
-from llada_v.generation.reveal import most_confident, propose, reveal_counts
+from llada_v.answer import PictureMemory, load
+from llada_v.answer import answer as ask_one
+from llada_v.generation.reveal import propose, reveal_counts
 from llada_v.generation.sampler import SamplerState, sample
 from llada_v.toyworld import make_scene
+from llada_v.toyworld.records import heldout_questions
 from llada_v.toyworld.scenes import draw
 
 MASK, STOP, NEWLINE, VOCABULARY = 0, 1, 2, 32
-CPU = torch.device("cpu")
 
 
 def scripted(tokens: list[int], sureness: list[float]):
     """Logits that always propose the same token at each position, the surer the higher; row by row the same."""
 
-    def logits_of(canvas, rows, is_open):
-        positions = is_open.nonzero()[:, 1]
+    def logits_of(call):
+        positions = call.is_open.nonzero()[:, 1]
         logits = torch.zeros(len(positions), VOCABULARY)
         logits[torch.arange(len(positions)), torch.tensor(tokens)[positions]] = torch.tensor(
             sureness, dtype=torch.float
@@ -34,9 +36,8 @@ def scripted(tokens: list[int], sureness: list[float]):
 def reveal(tokens, sureness, stops=((STOP,),), **settings):
     """One row: the tokens up to its stop, the order of reveal."""
     config = SamplerConfig(gen_length=len(tokens), **settings)
-    stops = [torch.tensor(stop) for stop in stops]
-    canvas, stop_at, order = sample(scripted(tokens, sureness), 1, config, MASK, stops, CPU)
-    return canvas[0, : stop_at[0]].tolist(), [step[0] for step in order]
+    found = sample(scripted(tokens, sureness), 1, config, MASK, stops)
+    return found.canvas[0, : found.ends[0]].tolist(), [step[0] for step in found.order]
 
 
 # Settings
@@ -45,7 +46,8 @@ def reveal(tokens, sureness, stops=((STOP,),), **settings):
 @pytest.mark.parametrize(
     "settings, told",
     [
-        ({"gen_length": 0}, "gen_length is 0; it must be a whole number of at least 1"),
+        ({"gen_length": 0}, "gen_length is 0; it must be a whole number of at least 1, or 'auto'"),
+        ({"gen_length": "long"}, "gen_length is 'long'; it must be a whole number of at least 1, or 'auto'"),
         ({"steps": 0}, "steps is 0; it must be a whole number of at least 1"),
         ({"block_length": -4}, "block_length is -4; it must be a whole number of at least 1"),
         ({"gen_length": 2.5}, "gen_length is 2.5; it must be a whole number"),
@@ -63,6 +65,46 @@ def reveal(tokens, sureness, stops=((STOP,),), **settings):
         ({"stop_token_ids": ["stop"]}, "stop_token_ids has 'stop'; each stop is a non-empty list of ids"),
         ({"stop_token_ids": 5}, "stop_token_ids is 5; it must be a list of lists of ids"),
         ({"gen_length": 2, "stop_token_ids": [[1, 2, 3]]}, "longer than gen_length 2; raise gen_length"),
+        ({"stop_token_ids": [[1, 2], [3], [1]]}, r"the stop \[1, 2\] starts with the stop \[1\] .*leave the longer"),
+        ({"cache": "kv"}, "cache is 'kv'; choose one of none, prompt, dllm"),
+        ({"refresh_interval": 4}, "refresh_interval is 4, but cache is 'none'; leave .* out or set cache='prompt'"),
+        ({"cache": "dllm", "refresh_interval": 4}, "refresh_interval is 4, but cache is 'dllm'"),
+        ({"cache": "prompt", "transfer_ratio": 0.5}, "transfer_ratio is 0.5, but cache is 'prompt'; .*cache='dllm'"),
+        (
+            {"cache": "prompt", "refresh_interval": -1},
+            "refresh_interval is -1; it must be a whole number of at least 0",
+        ),
+        ({"cache": "dllm", "prompt_interval": 0}, "prompt_interval is 0; it must be a whole number of at least 1"),
+        ({"cache": "dllm", "gen_interval": 1.5}, "gen_interval is 1.5; it must be a whole number"),
+        ({"cache": "dllm", "transfer_ratio": 1.5}, "transfer_ratio is 1.5; it must be a number from 0 to 1"),
+        ({"cache": "prompt", "cfg_scale": 1.0}, "cache 'prompt' does not hold .*cfg_scale 1.0 .*set cache='none' or"),
+        ({"cache": "dllm", "cfg_scale": 1.0}, "cache 'dllm' does not hold .*cfg_scale"),
+        ({"rule": "greedy"}, "rule is 'greedy'; choose one of top_k, threshold, factor, entropy_bound, margin"),
+        ({"threshold": 0.9}, "threshold is 0.9, but rule is 'top_k'; leave threshold out or set rule='threshold'"),
+        ({"rule": "factor", "margin": 0.9}, "margin is 0.9, but rule is 'factor'"),
+        ({"rule": "threshold", "threshold": 1.1}, "threshold is 1.1; it must be a number from 0 to 1"),
+        ({"rule": "factor", "factor": -1.0}, "factor is -1.0; it must be a number of at least 0"),
+        ({"rule": "factor", "factor": float("inf")}, "factor is inf; it must be finite"),
+        ({"rule": "entropy_bound", "entropy_bound": float("nan")}, "entropy_bound is nan; it must be a number"),
+        ({"rule": "margin", "margin": "wide"}, "margin is 'wide'; it must be a number from 0 to 1"),
+        ({"rule": "threshold", "steps": 64}, "steps is 64, but rule 'threshold' decides itself .*leave steps out or"),
+        ({"rule": "threshold", "remasking": "random"}, "remasking 'random' has no confidence for rule 'threshold'"),
+        ({"schedule": "cosine"}, "schedule is 'cosine'; choose one of linear, convex"),
+        ({"rule": "margin", "schedule": "convex"}, "schedule 'convex' shares .*set schedule='linear'"),
+        ({"lookahead": -1}, "lookahead is -1; it must be a whole number of at least 0"),
+        ({"lookahead": 2, "temperature": 0.5}, "lookahead verifies the tokens of a sampler without chance"),
+        ({"lookahead": 2, "remasking": "random"}, "lookahead verifies the tokens of a sampler without chance"),
+        ({"lookahead": 2, "cache": "dllm"}, "cache 'dllm' changes with every step.*set cache='prompt' or lookahead=0"),
+        ({"lookahead": 2, "cache": "prompt", "refresh_interval": 1}, "refresh_interval 1 computes everything"),
+        ({"compile": 1}, "compile is 1; it must be True or False"),
+        ({"max_gen_length": 64}, "max_gen_length is 64, but gen_length is 128; .*set gen_length='auto'"),
+        ({"gen_length": "auto", "max_gen_length": 0}, "max_gen_length is 0; it must be a whole number of at least 1"),
+        ({"gen_length": "auto", "max_gen_length": 16, "block_length": 32}, "is more than max_gen_length 16"),
+        ({"gen_length": "auto", "steps": 16}, "steps is 16, but gen_length='auto' has no fixed canvas"),
+        ({"gen_length": "auto", "stop_token_ids": []}, "gen_length='auto' needs a stop to look for"),
+        ({"gen_length": "auto", "suffix_token_ids": [5]}, "suffix_token_ids stand behind a canvas of fixed length"),
+        ({"gen_length": "auto", "cache": "dllm"}, "cache 'dllm' holds a canvas of fixed length; set cache='prompt'"),
+        ({"gen_length": "auto", "schedule": "convex"}, "schedule 'convex' shares a fixed canvas"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_with_the_remedy(settings, told):
@@ -75,6 +117,17 @@ def test_steps_and_blocks_follow_from_the_length():
     assert (config.block_length, config.steps, config.num_blocks, config.steps_per_block) == (12, 12, 1, 12)
     config = SamplerConfig(gen_length=12, block_length=4, steps=6)
     assert (config.num_blocks, config.steps_per_block) == (3, 2)
+
+
+def test_a_setting_that_is_left_out_takes_its_value_from_the_cache_or_rule_it_belongs_to():
+    assert SamplerConfig(cache="prompt").refresh_interval == 4
+    dllm = SamplerConfig(cache="dllm")
+    assert (dllm.prompt_interval, dllm.gen_interval, dllm.transfer_ratio) == (25, 7, 0.25)
+    assert [getattr(SamplerConfig(rule=rule), rule) for rule in ("threshold", "factor")] == [0.9, 1.0]
+    auto = SamplerConfig(gen_length="auto")
+    assert (auto.block_length, auto.max_gen_length, auto.steps, auto.canvas_length) == (32, 512, 512, 512)
+    plain = SamplerConfig()
+    assert plain.refresh_interval is None and plain.threshold is None and plain.max_gen_length is None
 
 
 # The rules of a step
@@ -141,16 +194,10 @@ def test_no_stop_reveals_the_whole_canvas():
     assert reveal([10, STOP, 12, 13], [5, 8, 6, 9], stops=())[0] == [10, STOP, 12, 13]
 
 
-def test_closed_positions_are_never_chosen():
-    confidence = torch.tensor([[0.1, -torch.inf, 0.2], [-torch.inf] * 3])
-    assert most_confident(confidence, 2).tolist() == [[True, False, True], [False] * 3]
-    assert most_confident(confidence, 9).tolist() == [[True, False, True], [False] * 3]
-
-
 def test_two_tokens_near_certainty_still_have_an_order():
     logits = torch.zeros(2, VOCABULARY)
     logits[0, 10], logits[1, 10] = 25.0, 26.0  # equal probabilities in float32
-    confidence = propose(logits, 0.0, "low_confidence", None)[1]
+    confidence = propose(logits, SamplerConfig(), None)[1]
     assert confidence.dtype == torch.float64 and confidence[0] < confidence[1]
 
 
@@ -158,14 +205,15 @@ def test_two_tokens_near_certainty_still_have_an_order():
 def test_a_forbidden_token_has_no_chance_at_any_temperature(temperature):
     logits = torch.zeros(400, VOCABULARY)
     logits[:, 5] = -torch.inf
-    tokens, confidence = propose(logits, temperature, "low_confidence", torch.Generator().manual_seed(0))
+    config = SamplerConfig(temperature=temperature)
+    tokens, confidence, _ = propose(logits, config, torch.Generator().manual_seed(0))
     assert 5 not in tokens and tokens.unique().numel() == VOCABULARY - 1
     assert torch.allclose(confidence, torch.tensor(1 / (VOCABULARY - 1), dtype=torch.float64))
 
 
 def test_temperature_one_samples_the_models_own_probabilities():
     logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(20_000, 3)
-    tokens, _ = propose(logits, 1.0, "low_confidence", torch.Generator().manual_seed(0))
+    tokens, _, _ = propose(logits, SamplerConfig(temperature=1.0), torch.Generator().manual_seed(0))
     shares = tokens.bincount(minlength=3) / len(tokens)
     assert torch.allclose(shares, torch.tensor([0.5, 0.3, 0.2]), atol=0.015)  # four standard deviations
 
@@ -181,7 +229,7 @@ def test_a_callback_sees_each_step():
         assert torch.equal(state.confidence > 0, ~state.is_masked)
 
     config = SamplerConfig(gen_length=3)
-    sample(scripted([10, STOP, 12], [5, 6, 1]), 1, config, MASK, [torch.tensor([STOP])], CPU, callback=callback)
+    sample(scripted([10, STOP, 12], [5, 6, 1]), 1, config, MASK, [[STOP]], callback=callback)
     assert states == [(1, 3, [[1]], [[0, STOP, 0]], [1]), (2, 3, [[0]], [[10, STOP, 0]], [1])]
 
 
@@ -297,6 +345,18 @@ def test_chance_is_repeatable_with_a_generator_and_differs_across_seeds(
     assert run(1) != run(2)
 
 
+@pytest.mark.parametrize("cache", ["none", "prompt", "dllm"])
+def test_a_batch_of_no_rows_is_answered_by_none(tiny_model, cache):
+    sampler = SamplerConfig(gen_length=4, cache=cache)
+    output = tiny_model.generate(torch.zeros(0, 9, dtype=torch.long), sampler=sampler, return_dict_in_generate=True)
+    assert output.sequences.shape == (0, 13) and output.answers == [] and output.num_forwards == 0
+
+
+def test_a_growing_answer_must_fit_behind_its_prompt(tiny_model):
+    with pytest.raises(ValueError, match="prompt 1600 . answer 512 .* = 2112 tokens, more than .* 2048"):
+        tiny_model.generate(torch.full((1, 1600), 40), sampler=SamplerConfig(gen_length="auto"))
+
+
 def test_a_prompt_longer_than_the_model_is_refused(tiny_model):
     for length, raises in ((2040, False), (2041, True)):
         inputs = torch.full((1, length), 40)
@@ -315,6 +375,44 @@ def test_image_features_answer_as_pixels_do(tiny_model, tiny_processor, question
     text = {key: inputs[key] for key in ("input_ids", "attention_mask")}
     found = answer(tiny_model, text | {"image_features": tiny_model.get_image_features(**pixels)})
     assert torch.equal(found.sequences, expected.sequences) and found.order == expected.order
+
+
+def test_pictures_asked_about_again_are_found_by_their_pixels(tiny_model, tiny_processor, questions):
+    inputs = [prompt(tiny_processor, [question]) for question in questions[:2]]
+    pixels = [{key: batch[key] for key in ("pixel_values", "image_sizes", "image_layouts")} for batch in inputs]
+    calls, memory = [], PictureMemory(tiny_model, size=1)
+    handle = tiny_model.model.vision_tower.encoder.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        first = memory(**pixels[0])
+        assert memory(**{key: value.clone() for key, value in pixels[0].items()}) is first and len(calls) == 1
+        memory(**pixels[1])  # takes the only place
+        again = memory(**pixels[0])
+    finally:
+        handle.remove()
+    assert len(calls) == 3
+    assert torch.equal(again, first) and torch.equal(first, tiny_model.get_image_features(**pixels[0]))
+
+
+def test_a_memory_of_no_pictures_is_refused(tiny_model):
+    with pytest.raises(ValueError, match="size is 0; a memory keeps at least 1"):
+        PictureMemory(tiny_model, size=0)
+
+
+def test_questions_about_one_picture_pass_the_tower_once_and_answer_the_same(tiny_model, tiny_processor, pictures):
+    sampler = SamplerConfig(gen_length=4, steps=2)
+
+    def ask(**memory):
+        texts = ("What?", "Which colour?")
+        return [ask_one(tiny_model, tiny_processor, text, pictures[:1], sampler=sampler, **memory) for text in texts]
+
+    expected, calls = ask(), []
+    handle = tiny_model.model.vision_tower.encoder.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        found = ask(memory=PictureMemory(tiny_model))
+    finally:
+        handle.remove()
+    assert len(calls) == 1
+    assert [one.token_ids for one in found] == [one.token_ids for one in expected]
 
 
 def test_pictures_that_do_not_fit_the_placeholders_are_refused(tiny_model, tiny_processor, questions):
@@ -422,3 +520,16 @@ def test_a_grey_picture_and_a_video_are_answered(tiny_model, tiny_processor):
     messages = [{"role": "user", "content": [{"type": "video", "video": frames}, {"type": "text", "text": "What?"}]}]
     inputs = tiny_processor.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
     assert len(answer(tiny_model, inputs).answers[0]) == 8
+
+
+@pytest.mark.slow
+def test_lookahead_gives_the_plain_answers_to_500_heldout_questions():
+    """With the model that ships, in batches."""
+    model, processor = load()
+    items = heldout_questions(500, seed=0)
+    for start in range(0, len(items), 25):
+        batch = prompt(processor, [(question.text, [picture]) for picture, question, _ in items[start : start + 25]])
+        plain, ahead = (
+            answer(model, batch, gen_length=32, stop_token_ids=None, lookahead=lookahead) for lookahead in (0, 4)
+        )
+        assert torch.equal(plain.sequences, ahead.sequences) and plain.order == ahead.order

@@ -1,59 +1,142 @@
-"""What a step reveals: a candidate for every open position, its confidence, and which candidates stay.
+"""What a step reveals: a candidate for every open position, how sure the model is of it, and which candidates stay.
 
-Plain functions over logits. Letters: B rows, G canvas positions, M open positions, V vocabulary.
+Plain functions over logits and scores. Letters: R rows, G canvas positions, M open positions, V vocabulary.
+
+A rule ranks the open positions by a score and says how many of the first are revealed; at least one always is:
+
+    rule            score    how many
+    top_k           p        the share of this step in the schedule
+    threshold       p        all with p > threshold
+    factor          p        the largest n with (n + 1) (1 - p_n) < factor
+    entropy_bound   -h       the largest n with h_1 + .. + h_(n-1) <= entropy_bound
+    margin          p - q    all with p - q > margin
+
+p: probability of the candidate; q: of the best other token; h: entropy of the position in nats.
 """
 
 import torch
 
-CHUNK = 16  # rows of logits turned to float64 at a time: the temporary stays CHUNK x V
+from .config import SamplerConfig
+
+CHUNK = 16  # rows of logits turned to probabilities at a time: the temporaries stay CHUNK x V
+CONVEX_SHIFT = 1 / 3
 
 
-def reveal_counts(masked: int, steps: int) -> list[int]:
-    """How many of `masked` positions each of `steps` steps reveals: evenly, the remainder first (7 in 3: 3, 2, 2)."""
-    return [masked // steps + (step < masked % steps) for step in range(steps)]
+def reveal_counts(masked: int, steps: int, schedule: str = "linear") -> list[int]:
+    """How many of `masked` positions each of `steps` steps reveals.
+
+    "linear": evenly, the remainder first (7 in 3: 3, 2, 2).
+    "convex" (arXiv 2505.16839): after the share x of the steps, a x / (1 + (a - 1) x) of the positions is revealed,
+        a = 1/3, so that few are revealed while little is known (32 in 4: 3, 5, 8, 16); never less than one a step.
+    """
+    if schedule == "linear":
+        return [masked // steps + (step < masked % steps) for step in range(steps)]
+    shares = (CONVEX_SHIFT * step / (steps + (CONVEX_SHIFT - 1) * step) for step in range(1, steps + 1))
+    totals = [0, *(max(round(masked * share), min(step, masked)) for step, share in enumerate(shares, start=1))]
+    return [after - before for before, after in zip(totals, totals[1:], strict=False)]
 
 
 def propose(
-    logits: torch.Tensor, temperature: float, remasking: str, generator: torch.Generator | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A token for every open position and how sure the model is of it, both (M,).
+    logits: torch.Tensor, config: SamplerConfig, generator: torch.Generator | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A token for every open position, its probability, and the score by which the rule ranks it, each (M,).
 
     logits: (M, V) float32, ids that may not be generated already at -inf.
-    temperature: 0 takes the argmax. Otherwise the Gumbel-max trick in the form of arXiv 2409.02908, in float64:
-        argmax of exp(logits) / (-ln u)^temperature, u uniform; taken in logarithms, which cannot overflow.
-    remasking: "low_confidence": the noise-free probability of the token, float64 as in the original, so that
-        two tokens near certainty still have an order; "random": a uniform number.
+    With temperature 0 the token is the argmax. Otherwise the Gumbel-max trick in the form of arXiv 2409.02908, in
+        float64: argmax of exp(logits) / (-ln u)^temperature, u uniform; taken in logarithms, which cannot overflow.
+    Probabilities are free of that noise and sums over the vocabulary are in float64, so that two tokens near certainty
+        still have an order, as in the original. With remasking "random" the score is a uniform number.
     """
-    tokens, confidence = [], []
-    for rows in logits.split(CHUNK):
-        exact = rows.double()
-        if temperature == 0:
-            chosen = rows.argmax(-1)
-        else:
-            noise = torch.rand(exact.shape, dtype=torch.float64, device=exact.device, generator=generator)
-            chosen = (exact - temperature * (-noise.log()).log()).argmax(-1)
-        tokens.append(chosen)
-        if remasking == "low_confidence":
-            confidence.append((exact.gather(1, chosen[:, None])[:, 0] - exact.logsumexp(-1)).exp())
-        else:
-            confidence.append(torch.rand(chosen.shape, device=exact.device, generator=generator).double())
-    return torch.cat(tokens), torch.cat(confidence)
+    found = [propose_chunk(rows, config, generator) for rows in logits.split(CHUNK)]
+    tokens, probability, score = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return tokens, probability, score
 
 
-def most_confident(confidence: torch.Tensor, count: int) -> torch.Tensor:
-    """(B, G) bool: the `count` most confident positions of each row; closed positions are -inf and never chosen."""
-    top = confidence.topk(min(count, confidence.shape[1]), dim=1).indices
-    chosen = torch.zeros_like(confidence, dtype=torch.bool).scatter(1, top, True)
-    return chosen & (confidence > -torch.inf)
+def propose_chunk(rows, config, generator):
+    """`propose` for a few rows."""
+    if config.temperature == 0:
+        tokens = rows.argmax(-1)
+    else:
+        noise = torch.rand(rows.shape, dtype=torch.float64, device=rows.device, generator=generator)
+        tokens = (rows.double() - config.temperature * (-noise.log()).log()).argmax(-1)
+    # Below the largest, so that the largest counts exactly 1; float32 is as exact here as the logits themselves.
+    below = rows - rows.amax(-1, keepdim=True)
+    weights = below.exp()
+    total = weights.sum(-1, dtype=torch.float64)
+    chosen = below.gather(1, tokens[:, None])[:, 0]
+    probability = chosen.double().exp() / total
+    if config.remasking == "random":
+        return tokens, probability, torch.rand(tokens.shape, device=rows.device, generator=generator).double()
+    if config.rule == "entropy_bound":
+        mean = (weights * below.clamp_min(torch.finfo(rows.dtype).min)).sum(-1, dtype=torch.float64) / total
+        return tokens, probability, mean - total.log()
+    if config.rule == "margin":
+        best, second = below.topk(2).values.unbind(1)
+        other = torch.where(chosen == best, second, best)
+        return tokens, probability, probability - other.double().exp() / total
+    return tokens, probability, probability
+
+
+def choose(scores: torch.Tensor, quota: torch.Tensor, config: SamplerConfig) -> torch.Tensor:
+    """(R, G) bool: the positions that the rule reveals, at least one in every row that has an open one.
+
+    scores: (R, G) float64 from `propose`, -inf where a position is closed.
+    quota: (R,) how many "top_k" reveals.
+    """
+    ranked = scores.sort(dim=1, descending=True, stable=True).values
+    if config.rule == "top_k":
+        count = quota
+    elif config.rule == "threshold":
+        count = over_threshold(ranked, config.threshold)
+    elif config.rule == "factor":
+        count = within_factor(ranked, config.factor)
+    elif config.rule == "entropy_bound":
+        count = within_entropy(-ranked, config.entropy_bound)
+    else:
+        count = over_threshold(ranked, config.margin)
+    return most_certain(scores, count.clamp_min(1))
+
+
+def over_threshold(ranked: torch.Tensor, threshold: float) -> torch.Tensor:
+    """How many are surer than the threshold: p as in arXiv 2505.22618, or the margin p - q of arXiv 2502.06768."""
+    return (ranked > threshold).sum(1)
+
+
+def within_factor(probability: torch.Tensor, factor: float) -> torch.Tensor:
+    """The largest n with (n + 1) (1 - p_n) < factor, p descending (arXiv 2505.22618).
+
+    With factor 1, tokens that are all that sure one by one are also the most probable ones together.
+    """
+    n = torch.arange(1, probability.shape[1] + 1, device=probability.device)
+    return ((n + 1) * (1 - probability) < factor).sum(1)
+
+
+def within_entropy(entropy: torch.Tensor, bound: float) -> torch.Tensor:
+    """The largest n with sum(h_1 .. h_n) - max(h_1 .. h_n) <= bound, h ascending (arXiv 2505.24857).
+
+    That difference bounds what n tokens can tell about each other. Closed positions have h = inf and never count.
+    """
+    return (entropy.cumsum(1) - entropy <= bound).sum(1)
+
+
+def most_certain(scores: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """(R, G) bool: the first `count` (R,) positions of each row by score; of equals the one further left.
+
+    Closed positions are -inf and never chosen.
+    """
+    order = scores.sort(dim=1, descending=True, stable=True).indices
+    rank = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
+    chosen = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, rank < count[:, None])
+    return chosen & (scores > -torch.inf)
 
 
 def first_stop(canvas: torch.Tensor, stops: list[torch.Tensor]) -> torch.Tensor:
-    """(B,) where the earliest stop sequence starts in each row of the canvas (B, G); G where there is none."""
+    """(R,) where the earliest stop sequence starts in each row of the canvas (R, G); G where there is none."""
     length = canvas.shape[1]
     first = torch.full((canvas.shape[0],), length, device=canvas.device)
     index = torch.arange(length, device=canvas.device)
     for stop in stops:
-        found = (canvas.unfold(1, len(stop), 1) == stop).all(-1)  # (B, G - len + 1)
+        found = (canvas.unfold(1, len(stop), 1) == stop).all(-1)  # (R, G - len + 1)
         starts = torch.where(found, index[: found.shape[1]], length)
         first = torch.minimum(first, starts.amin(1))
     return first

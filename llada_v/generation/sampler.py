@@ -1,30 +1,35 @@
-"""The sampling loop: a canvas of masks behind each prompt, revealed in steps, most confident first.
+"""The sampling loop: a canvas of masks behind each prompt, revealed in steps, the surest first.
 
-The state is one integer tensor, the canvas (B, G). The loop knows ids, tensors and a callable that gives logits;
-`SamplerMixin.generate` is where it meets the model: pictures are encoded and prompts embedded once for an answer,
-and a step runs the head for the positions that may be revealed in it, nowhere else.
+The state is one integer tensor, the canvas (B, G): what is masked, where an answer ends and what may be revealed next
+all follow from it. Every row lives its own life - its blocks, its steps, its renewals of the cache - and the loop only
+brings together in one model call the rows that need the same kind of call: a row's tokens do not depend on the others.
+
+The loop runs on the CPU. A call's candidates come back from the device in one transfer, the only wait of a step.
+Letters: B rows, R canvases of a call, G canvas positions, M open positions, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from transformers.utils import ModelOutput
 
-from .config import SamplerConfig
-from .reveal import first_stop, most_confident, propose, reveal_counts
+from .cache import Scope, scope_of
+from .config import AUTO, SamplerConfig
+from .lookahead import drafts_of, num_verified
+from .reveal import choose, first_stop, propose, reveal_counts
 
 
 @dataclass
 class SamplerState:
-    """What a callback sees after each step. Tensors are the loop's own: read them, do not write.
+    """What a callback sees after each step. Tensors are the loop's own, on the CPU: read them, do not write.
 
-    canvas: (B, G) ids of the answers; masks where nothing is revealed yet.
+    canvas: (B, G) ids of the answers; masks where nothing is revealed yet. G: length of the longest canvas so far.
     is_masked: (B, G) bool.
     confidence: (B, G) probability of each revealed token when it was revealed; 0 elsewhere.
     revealed: per row, the positions revealed in this step, sorted.
     stop_positions: (B,) where each answer ends so far (G: no stop yet).
-    step, num_steps: steps taken, and the most that can be taken.
+    step, num_steps: steps taken by the row that took most, and the most that can be taken.
     """
 
     canvas: torch.Tensor
@@ -40,10 +45,12 @@ class SamplerState:
 class SamplerOutput(ModelOutput):
     """The answers of a batch.
 
-    sequences: (B, L + G + suffix) prompt and answer, the answer cut at its stop and padded with EOS.
+    sequences: (B, L + G + suffix) prompt and answer, the answer cut at its stop and padded with EOS. G: the length of
+        the longest canvas.
     answers: per row the answer's ids (n,), up to the stop, any suffix appended.
-    order: order[step][row] is the sorted list of answer positions revealed in that step.
-    num_forwards: model calls.
+    order: order[step][row] is the sorted list of answer positions that the row revealed in its step of that number.
+    num_forwards: model calls of the batch. A call that verifies several drafted steps is one, and so are the guided and
+        unguided copies of guidance, and the rows that "dllm" runs one by one.
     """
 
     sequences: torch.Tensor | None = None
@@ -52,53 +59,249 @@ class SamplerOutput(ModelOutput):
     num_forwards: int | None = None
 
 
+@dataclass
+class Call:
+    """One model call: logits are asked for at the open positions of R canvases. Tensors are on the CPU.
+
+    scope: what is computed.
+    rows: (R,) the prompt of each canvas; with lookahead a prompt has several canvases, one after the other.
+    copies: how many, where each has as many; they share what is kept of their prompt.
+    canvas: (R, G) ids.
+    is_open: (R, G) bool.
+    lengths: (R,) how much of each canvas is there; the rest is to be hidden.
+    columns: (R, C) the canvas positions that a call of scope BLOCK runs.
+    is_filler: (R, C) bool: columns that repeat others, where blocks differ in length.
+    """
+
+    scope: Scope
+    rows: torch.Tensor
+    copies: int
+    canvas: torch.Tensor
+    is_open: torch.Tensor
+    lengths: torch.Tensor
+    columns: torch.Tensor
+    is_filler: torch.Tensor
+
+    def only(self, place: int) -> "Call":
+        """The call for the canvas at that place alone, whose prompt is then number 0."""
+        at = slice(place, place + 1)
+        parts = (self.canvas, self.is_open, self.lengths, self.columns, self.is_filler)
+        return Call(self.scope, torch.zeros(1, dtype=torch.long), self.copies, *(part[at] for part in parts))
+
+
+@dataclass
+class Sampled:
+    """What the loop found.
+
+    canvas: (B, G) ids. ends: (B,) where each answer ends. lengths: (B,) how long each canvas is.
+    order, num_forwards: see `SamplerOutput`.
+    """
+
+    canvas: torch.Tensor
+    ends: torch.Tensor
+    lengths: torch.Tensor
+    order: list[list[list[int]]]
+    num_forwards: int
+
+
 def sample(
-    logits_of: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    logits_of: Callable[[Call], torch.Tensor],
     num_rows: int,
     config: SamplerConfig,
     mask_id: int,
-    stops: list[torch.Tensor],
-    device: torch.device,
+    stops: list[list[int]],
     generator: torch.Generator | None = None,
     callback: Callable[[SamplerState], None] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, list[list[list[int]]]]:
+) -> Sampled:
     """Reveal the answers of `num_rows` prompts.
 
-    logits_of: (canvas (R, G), rows (R,), open (R, G) bool) -> logits (M, V) float32 at the open positions in order,
-        where `rows` are the prompts that still take part.
-    Returns the canvas (B, G), where each answer ends (B,), and the order of reveal. A row leaves the batch when its
-    answer is complete, and each row's tokens depend on its own prompt only.
+    logits_of: a `Call` -> logits (M, V) float32 at its open positions, canvas by canvas, on any device; the mask's id
+        must be -inf.
+    A row takes part in no further call once its answer is complete.
     """
-    canvas = torch.full((num_rows, config.gen_length), mask_id, device=device)
-    confidence = torch.zeros(canvas.shape, dtype=torch.float64, device=device)
-    stop_at = torch.full((num_rows,), config.gen_length, device=device)
-    is_masked = torch.ones_like(canvas, dtype=torch.bool)
-    index = torch.arange(config.gen_length, device=device)
-    counts = reveal_counts(config.block_length, config.steps_per_block)
-    order: list[list[list[int]]] = []
-    for block in range(config.num_blocks):
-        block_end = (block + 1) * config.block_length
-        for count in counts:
-            # Later blocks are closed; so is everything behind a stop, and with it every later block of that row.
-            is_open = is_masked & (index < block_end) & (index < stop_at[:, None])
-            rows = is_open.any(1).nonzero()[:, 0]
-            if not len(rows):
-                break
-            open_rows = is_open[rows]
-            logits = logits_of(canvas[rows], rows, open_rows)
-            tokens, sure = propose(logits, config.temperature, config.remasking, generator)
-            scores = torch.full(open_rows.shape, -torch.inf, dtype=torch.float64, device=device)
-            scores[open_rows] = sure
-            chosen = torch.zeros_like(is_masked)
-            chosen[rows] = most_confident(scores, count)
-            kept = chosen[rows][open_rows]
-            canvas[chosen], confidence[chosen] = tokens[kept], sure[kept]
-            is_masked &= ~chosen
-            stop_at = torch.minimum(stop_at, first_stop(canvas, stops))
-            order.append(positions_by_row(chosen))
+    rows, num_forwards = Rows(num_rows, config, mask_id, stops), 0
+    while len(unfinished := rows.unfinished()):
+        group, scope = rows.next_group(unfinished)
+        drafts, is_open, counted = rows.look_ahead(group, scope)
+        call = call_of(config, scope, group, drafts, is_open, rows.start[group], rows.end[group], counted)
+        found = found_at(is_open, propose(logits_of(call), config, generator))
+        num_forwards += 1
+        for revealed in rows.take(group, drafts, is_open, counted, *found):
             if callback is not None:
-                callback(SamplerState(canvas, is_masked, confidence, order[-1], stop_at, len(order), config.steps))
-    return canvas, stop_at, order
+                callback(rows.state(revealed))
+    return Sampled(rows.canvas, rows.answer_ends(), rows.lengths(), rows.order_by_step(), num_forwards)
+
+
+class Rows:
+    """Where every row of a batch stands.
+
+    canvas, confidence: (B, G); see `SamplerState`.
+    start, end: (B,) the canvas positions of the block that each row is in.
+    step, block_step: (B,) steps taken in all, and in that block.
+    candidates, scores: (B, G) what the last call proposed for each open position; lookahead drafts from it.
+    order: per row, the positions that each of its steps revealed.
+    """
+
+    def __init__(self, num_rows: int, config: SamplerConfig, mask_id: int, stops: list[list[int]]):
+        self.config, self.mask_id, self.limit = config, mask_id, config.canvas_length
+        self.grows = config.gen_length == AUTO
+        self.stops = [torch.tensor(stop) for stop in stops]
+        self.stop_starts = torch.tensor([int(stop[0]) for stop in stops], dtype=torch.long)
+        counts = reveal_counts(config.block_length, config.steps_per_block, config.schedule)
+        self.counts = torch.ones(self.limit, dtype=torch.long) if self.grows else torch.tensor(counts)
+        self.canvas = torch.full((num_rows, self.limit), mask_id)
+        self.confidence = torch.zeros(self.canvas.shape, dtype=torch.float64)
+        self.start = torch.zeros(num_rows, dtype=torch.long)
+        self.end = torch.full_like(self.start, config.block_length)
+        self.step, self.block_step = torch.zeros_like(self.start), torch.zeros_like(self.start)
+        self.candidates = torch.zeros_like(self.canvas)
+        self.scores = torch.full(self.canvas.shape, -torch.inf, dtype=torch.float64)
+        self.order: list[list[list[int]]] = [[] for _ in range(num_rows)]
+
+    def open_in(self, canvas: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+        """(..., G) bool: masked positions of canvases (..., G) in front of the block's end (...) and of the stop."""
+        index = torch.arange(self.limit)
+        stop = first_stop(canvas.reshape(-1, self.limit), self.stops).view(canvas.shape[:-1])
+        return (canvas == self.mask_id) & (index < torch.minimum(stop, end)[..., None])
+
+    def reveal(self, canvas, end, block_step, candidates, scores) -> tuple[torch.Tensor, torch.Tensor]:
+        """Canvases (R, G) after one step, and what it reveals (R, G) bool."""
+        seen = torch.where(self.open_in(canvas, end), scores, -torch.inf)
+        quota = self.counts[block_step.clamp(max=len(self.counts) - 1)]
+        chosen = choose(seen, quota, self.config)
+        return torch.where(chosen, candidates, canvas), chosen
+
+    def longer(self, end: torch.Tensor) -> torch.Tensor:
+        """Where a canvas ends that grows."""
+        return (2 * end).clamp(max=self.limit)
+
+    def unfinished(self) -> torch.Tensor:
+        """(R,) rows with something to reveal, after those whose block is complete have entered the next one."""
+        is_open = self.open_in(self.canvas, self.end)
+        moves_on = ~is_open.any(1) & (self.end < self.limit) & (first_stop(self.canvas, self.stops) > self.end)
+        if moves_on.any():
+            after = self.longer(self.end) if self.grows else self.end + self.config.block_length
+            self.start = torch.where(moves_on, self.end, self.start)
+            self.end = torch.where(moves_on, after, self.end)
+            self.block_step[moves_on] = 0
+            self.scores[moves_on] = -torch.inf
+            is_open = self.open_in(self.canvas, self.end)
+        return is_open.any(1).nonzero()[:, 0]
+
+    def next_group(self, rows: torch.Tensor) -> tuple[torch.Tensor, Scope]:
+        """Which of the rows are run next, and how.
+
+        Rows that can go on with what is kept go first; the others wait, so that whole sequences are run together.
+        """
+        scopes = scope_of(self.config, self.step[rows], self.block_step[rows])
+        scope = scopes.max()
+        return rows[scopes == scope], Scope(int(scope))
+
+    def look_ahead(self, rows: torch.Tensor, scope: Scope) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The canvases of a call: the true one of each row, and those that the next steps are expected to leave.
+
+        Returns them (R, copies, G), what is open in them, and (R, copies) bool: which count. A draft counts if it
+        differs from the one before and its step would be computed in the same way.
+        """
+        # A whole call renews what is kept, and drafts read what it will leave: they wait for the next.
+        copies = 1 if self.config.cache == "prompt" and scope is Scope.WHOLE else 1 + self.config.lookahead
+        end, ahead = self.end[rows], torch.arange(copies)
+        step, block_step = self.step[rows], self.block_step[rows]
+        proposed = self.candidates[rows], self.scores[rows]
+        drafts = drafts_of(self.canvas[rows], copies, self.reveal, end, block_step, *proposed)
+        is_open = self.open_in(drafts, end[:, None].expand(-1, copies))
+        counted = scope_of(self.config, step[:, None] + ahead, block_step[:, None] + ahead) == scope
+        counted[:, 1:] &= (drafts[:, 1:] != drafts[:, :-1]).any(2)
+        counted = counted.cumprod(1).bool() & is_open.any(2)
+        return drafts, is_open & counted[..., None], counted
+
+    def take(self, rows, drafts, is_open, counted, tokens, probability, scores) -> Iterator[list[list[int]]]:
+        """Take the steps that a call allows, one from each true canvas and one for each draft that was met.
+
+        tokens, probability, scores: (R, copies, G) what the call proposes. Yields, step by step, what each row of the
+        batch reveals.
+        """
+        copies = drafts.shape[1]
+        end = self.end[rows]
+        after, chosen = self.reveal(
+            drafts.flatten(0, 1),
+            end.repeat_interleave(copies),
+            (self.block_step[rows, None] + torch.arange(copies)).flatten(),
+            tokens.flatten(0, 1),
+            scores.flatten(0, 1),
+        )
+        after, chosen = after.view_as(drafts), chosen.view_as(is_open)
+        taken = num_verified(drafts, after, counted)
+        if self.grows:
+            in_sight = (torch.isin(tokens[:, 0], self.stop_starts) & is_open[:, 0]).any(1)
+            grown = (self.block_step[rows] == 0) & (end < self.limit) & ~in_sight
+            self.end[rows] = torch.where(grown, self.longer(end), end)
+            taken = torch.where(grown, 0, taken)
+        each, last = torch.arange(len(rows)), (taken - 1).clamp(min=0)
+        self.candidates[rows], self.scores[rows] = tokens[each, last], scores[each, last]
+        for number in range(int(taken.max())):
+            moving = taken > number
+            who, new = rows[moving], chosen[moving, number]
+            self.canvas[who] = after[moving, number]
+            self.confidence[who] = torch.where(new, probability[moving, number], self.confidence[who])
+            self.step[who] += 1
+            self.block_step[who] += 1
+            revealed = positions_by_row(torch.zeros_like(self.canvas, dtype=torch.bool).index_copy(0, who, new))
+            for row in who.tolist():
+                self.order[row].append(revealed[row])
+            yield revealed
+
+    def state(self, revealed: list[list[int]]) -> SamplerState:
+        """What a callback sees after a step that revealed these positions."""
+        length = int(self.lengths().max())
+        canvas, step = self.canvas[:, :length], int(self.step.max())
+        stop = first_stop(canvas, self.stops)
+        confidence = self.confidence[:, :length]
+        return SamplerState(canvas, canvas == self.mask_id, confidence, revealed, stop, step, self.config.steps)
+
+    def lengths(self) -> torch.Tensor:
+        """(B,) how long each canvas is so far."""
+        return self.end if self.grows else torch.full_like(self.end, self.limit)
+
+    def answer_ends(self) -> torch.Tensor:
+        """(B,) where each answer ends."""
+        return torch.minimum(first_stop(self.canvas, self.stops), self.lengths())
+
+    def order_by_step(self) -> list[list[list[int]]]:
+        """The order of `SamplerOutput`."""
+        steps = range(max(map(len, self.order), default=0))
+        return [[row[step] if step < len(row) else [] for row in self.order] for step in steps]
+
+
+def call_of(config, scope, rows, drafts, is_open, start, end, counted) -> Call:
+    """The model call for drafts (R, copies, G) of `rows` (R,), whose blocks reach from `start` to `end`.
+
+    Without a cache the drafts that do not count are left out; with one every row keeps its number of copies.
+    """
+    copies = drafts.shape[1]
+    lengths = end if config.gen_length == AUTO else torch.full_like(end, drafts.shape[2])
+    width = int(lengths.max())
+    offsets = torch.arange(int((end - start).max()))
+    columns = torch.minimum(start[:, None] + offsets, end[:, None] - 1)
+    is_filler = offsets >= (end - start)[:, None]
+    keep = counted.flatten() if config.cache == "none" else torch.ones_like(counted.flatten())
+    rows, lengths, columns, is_filler = (
+        part.repeat_interleave(copies, 0)[keep] for part in (rows, lengths, columns, is_filler)
+    )
+    canvas, is_open = drafts.flatten(0, 1)[keep, :width], is_open.flatten(0, 1)[keep, :width]
+    return Call(scope, rows, copies, canvas, is_open, lengths, columns, is_filler)
+
+
+def found_at(is_open: torch.Tensor, found: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Tokens, probabilities and scores (M,) each, from any device, as tensors of the shape of `is_open` on the CPU.
+
+    Closed positions hold 0, 0 and -inf. One transfer: float64 holds every id exactly.
+    """
+    tokens, probability, score = torch.stack([part.double() for part in found]).cpu()
+    dense = [torch.full(is_open.shape, filler, dtype=torch.float64) for filler in (0.0, 0.0, -torch.inf)]
+    for whole, part in zip(dense, (tokens, probability, score), strict=True):
+        whole[is_open] = part
+    return dense[0].long(), dense[1], dense[2]
 
 
 def positions_by_row(chosen: torch.Tensor) -> list[list[int]]:
@@ -107,111 +310,3 @@ def positions_by_row(chosen: torch.Tensor) -> list[list[int]]:
     for row, position in chosen.nonzero().tolist():
         found[row].append(position)
     return found
-
-
-class SamplerMixin:
-    """`generate` for a model with `model.embed`, `get_image_features`, `forward(logits_at=...)` and a config of ids."""
-
-    def can_generate(self) -> bool:
-        """True: transformers' pipelines ask."""
-        return True
-
-    @torch.no_grad()
-    def generate(
-        self,
-        input_ids: torch.Tensor,
-        pixel_values: torch.Tensor | None = None,
-        image_sizes: torch.Tensor | None = None,
-        image_layouts: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        image_features: torch.Tensor | None = None,
-        sampler: SamplerConfig | None = None,
-        max_new_tokens: int | None = None,
-        generator: torch.Generator | None = None,
-        callback: Callable[[SamplerState], None] | None = None,
-        return_dict_in_generate: bool = False,
-        generation_config=None,
-    ) -> torch.Tensor | SamplerOutput:
-        """Answer a batch of prompts.
-
-        input_ids: (B, L) prompts, padded on either side, with `attention_mask` (B, L) 1 where a token is real.
-        pixel_values, image_sizes, image_layouts: the pictures, as the processor makes them; or `image_features`
-            (F, D) from `get_image_features`, to ask many questions about the same pictures.
-        sampler: a `SamplerConfig`; or `max_new_tokens` alone, which is its gen_length; or neither, for the length in
-            the model's generation_config.json.
-        generator: source of random numbers for temperature and random remasking; on the model's device.
-        callback: called with a `SamplerState` after each step.
-        generation_config: replaces the model's own; transformers' pipelines pass it. Only its max_new_tokens counts.
-        Returns sequences (B, L + G), or a `SamplerOutput` with `return_dict_in_generate`.
-        Raises ValueError for contradictory settings, a sequence longer than the model's positions, and prompts whose
-        placeholders do not match the pictures.
-        """
-        if sampler is not None and max_new_tokens is not None:
-            raise ValueError("give sampler or max_new_tokens, not both: gen_length is a field of the sampler")
-        if sampler is None:
-            default = (generation_config or self.generation_config).max_new_tokens
-            sampler = SamplerConfig(gen_length=default if max_new_tokens is None else max_new_tokens)
-        config, device = self.config, input_ids.device
-        stops = [[config.eot_token_id]] if sampler.stop_token_ids is None else sampler.stop_token_ids
-        suffix = torch.tensor(sampler.suffix_token_ids or [], dtype=torch.long, device=device)
-        num_rows, prompt_length = input_ids.shape
-        total = prompt_length + sampler.gen_length + len(suffix)
-        if total > config.text_config.max_position_embeddings:
-            raise ValueError(
-                f"prompt {prompt_length} + answer {sampler.gen_length} + suffix {len(suffix)} = {total} tokens, more "
-                f"than the model's {config.text_config.max_position_embeddings} positions; "
-                "shorten the prompt, the pictures or gen_length"
-            )
-        if attention_mask is not None and attention_mask.shape != input_ids.shape:
-            raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}; "
-                "they must be equal"
-            )
-
-        if image_features is None and pixel_values is not None:
-            image_features = self.get_image_features(pixel_values, image_sizes, image_layouts)
-        prompt = self.model.embed(input_ids, image_features)  # (B, L, D)
-        embed_tokens = self.get_input_embeddings()
-        suffix_embeds = embed_tokens(suffix)[None]
-        unguided = embed_tokens.weight[config.mask_token_id].expand_as(prompt[:1])
-        if attention_mask is not None and not bool(attention_mask.all()):
-            behind = attention_mask.new_ones(num_rows, total - prompt_length)
-            attention_mask = torch.cat((attention_mask, behind), dim=1)
-        else:
-            attention_mask = None
-        never = torch.tensor(config.never_generated_ids(), device=device)
-
-        def logits_of(canvas, rows, is_open):
-            answer = torch.cat((embed_tokens(canvas), suffix_embeds.expand(len(rows), -1, -1)), dim=1)
-            embeds = torch.cat((prompt[rows], answer), dim=1)
-            mask = None if attention_mask is None else attention_mask[rows]
-            wanted = torch.zeros(embeds.shape[:2], dtype=torch.bool, device=device)
-            wanted[:, prompt_length : prompt_length + sampler.gen_length] = is_open
-            if sampler.cfg_scale:
-                embeds = torch.cat((embeds, torch.cat((unguided.expand(len(rows), -1, -1), answer), dim=1)))
-                wanted = wanted.repeat(2, 1)
-                mask = None if mask is None else mask.repeat(2, 1)
-            logits = self(inputs_embeds=embeds, attention_mask=mask, logits_at=wanted).logits.float()
-            if sampler.cfg_scale:
-                guided, free = logits.chunk(2)
-                logits = free + (sampler.cfg_scale + 1) * (guided - free)
-            return logits.index_fill_(1, never, -torch.inf)
-
-        canvas, stop_at, order = sample(
-            logits_of,
-            num_rows,
-            sampler,
-            config.mask_token_id,
-            [torch.tensor(stop, device=device) for stop in stops],
-            device,
-            generator,
-            callback,
-        )
-        answers = [torch.cat((canvas[row, :end], suffix)) for row, end in enumerate(stop_at.tolist())]
-        tails = torch.full((num_rows, total - prompt_length), config.eos_token_id, device=device)
-        for row, answer in enumerate(answers):
-            tails[row, : len(answer)] = answer
-        sequences = torch.cat((input_ids, tails), dim=1)
-        if not return_dict_in_generate:
-            return sequences
-        return SamplerOutput(sequences=sequences, answers=answers, order=order, num_forwards=len(order))

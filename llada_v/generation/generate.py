@@ -1,0 +1,193 @@
+"""`generate`: where the sampling loop meets the model.
+
+Pictures are encoded and prompts embedded once for an answer. A call of the loop runs the trunk on what its scope names
+and the head on the open positions, nowhere else.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch.nn.functional import pad
+
+from .cache import Cache, Scope
+from .config import SamplerConfig
+from .sampler import Call, SamplerOutput, SamplerState, sample
+
+
+class Reader:
+    """The loop's callable for one batch: a `Call` -> logits at its open positions.
+
+    The sequence is prompt (P columns), canvas, suffix. Masks, positions and everything else that is only looked up
+    stays on the CPU, so that a call makes no wait for the device.
+    """
+
+    def __init__(self, model, prompt, attention_mask, suffix, config: SamplerConfig):
+        """prompt: (B, P, D) embeddings. attention_mask: (B, P) or None. suffix: (S,) ids."""
+        self.config = config
+        self.trunk, self.head = model.model.language_model, model.lm_head
+        self.embed = model.get_input_embeddings()
+        self.device, sizes = prompt.device, model.config.text_config
+        self.prompt, self.suffix = prompt, self.embed(suffix)[None]
+        self.unguided = self.embed.weight[model.config.mask_token_id].expand_as(prompt[:1])
+        self.never = torch.tensor(model.config.never_generated_ids(), device=self.device)
+        num_rows, self.prompt_length = prompt.shape[:2]
+        self.real = torch.ones(num_rows, self.prompt_length, dtype=torch.bool)
+        if attention_mask is not None:
+            self.real = attention_mask.cpu().bool()
+        self.cache = None
+        if config.cache != "none":
+            self.cache = Cache(config, sizes, self.prompt_length, prompt.dtype, self.device)
+
+    def __call__(self, call: Call) -> torch.Tensor:
+        """(M, V) float32, ids that are never generated at -inf."""
+        visible = self.visible(call)
+        position_ids = (visible.long().cumsum(1) - 1).clamp_min(0)
+        embeds, wanted, columns = self.inputs(call, visible.shape[1])
+        if columns is not None:
+            position_ids = position_ids.gather(1, columns)
+        if self.cache is not None:
+            rows = call.rows[:: call.copies].tolist()
+            self.cache.begin(call.scope, rows, visible.shape[1], None if columns is None else self.put(columns))
+        mask = None if visible.all() else visible
+        if self.config.cfg_scale:
+            unguided = self.unguided.expand(len(call.rows), -1, -1)
+            embeds = torch.cat((embeds, torch.cat((unguided, embeds[:, self.prompt_length :]), dim=1)))
+            wanted, position_ids = wanted.repeat(2, 1), position_ids.repeat(2, 1)
+            mask = None if mask is None else mask.repeat(2, 1)
+        hidden = self.trunk(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=position_ids,
+            wanted=wanted,
+            cache=self.cache,
+            compiled=self.config.compile,
+        ).last_hidden_state
+        logits = self.head(hidden).float()
+        if self.config.cfg_scale:
+            guided, free = logits.chunk(2)
+            logits = free + (self.config.cfg_scale + 1) * (guided - free)
+        return logits.index_fill_(1, self.never, -torch.inf)
+
+    def put(self, tensor: torch.Tensor) -> torch.Tensor:
+        """On the device, without waiting for what it is doing."""
+        return tensor.to(self.device, non_blocking=True)
+
+    def visible(self, call: Call) -> torch.Tensor:
+        """(R, L) bool: the columns of the sequence that may be attended to."""
+        num_canvases, width = call.canvas.shape
+        canvas = torch.arange(width) < call.lengths[:, None]
+        suffix = canvas.new_ones(num_canvases, self.suffix.shape[1])
+        visible = torch.cat((self.real[call.rows], canvas, suffix), dim=1)
+        if call.scope is Scope.BLOCK:  # what is kept may be longer: other rows' canvases, grown further, were in it
+            visible = pad(visible, (0, self.cache.length - visible.shape[1]))
+        return visible
+
+    def inputs(self, call: Call, length: int):
+        """What the trunk runs: embeddings (R, C, D), which are wanted (R, C), and their columns (R, C); None: all."""
+        if call.scope is Scope.BLOCK:
+            embeds = self.embed(self.put(call.canvas.gather(1, call.columns)))
+            wanted = call.is_open.gather(1, call.columns) & ~call.is_filler
+            return embeds, wanted, self.prompt_length + call.columns
+        suffix = self.suffix.expand(len(call.rows), -1, -1)
+        behind = torch.cat((self.embed(self.put(call.canvas)), suffix), dim=1)
+        wanted = pad(call.is_open, (0, suffix.shape[1]))
+        if call.scope in (Scope.ANSWER, Scope.CHANGED):
+            columns = torch.arange(self.prompt_length, length).expand(len(call.rows), -1)
+            return behind, wanted, columns
+        embeds = torch.cat((self.prompt[self.put(call.rows)], behind), dim=1)
+        return embeds, pad(wanted, (self.prompt_length, 0)), None
+
+
+class EachAlone:
+    """The same for a batch whose rows are run one by one, without their padding.
+
+    "dllm" fills its share of changed positions with some that did not change, and rounding alone decides which: so that
+    a row's tokens do not depend on the batch, neither may its rounding.
+    """
+
+    def __init__(self, model, prompt, attention_mask, suffix, config: SamplerConfig):
+        """As `Reader`."""
+        kept = torch.ones(prompt.shape[:2], dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        rows = range(len(prompt))
+        self.readers = [Reader(model, prompt[row, kept[row]][None], None, suffix, config) for row in rows]
+
+    def __call__(self, call: Call) -> torch.Tensor:
+        """See `Reader`."""
+        return torch.cat([self.readers[row](call.only(place)) for place, row in enumerate(call.rows.tolist())])
+
+
+class SamplerMixin:
+    """`generate` for a model with `model.embed`, `model.language_model`, `get_image_features`, a head and ids."""
+
+    def can_generate(self) -> bool:
+        """True: transformers' pipelines ask."""
+        return True
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_sizes: torch.Tensor | None = None,
+        image_layouts: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        sampler: SamplerConfig | None = None,
+        max_new_tokens: int | None = None,
+        generator: torch.Generator | None = None,
+        callback: Callable[[SamplerState], None] | None = None,
+        return_dict_in_generate: bool = False,
+        generation_config=None,
+    ) -> torch.Tensor | SamplerOutput:
+        """Answer a batch of prompts.
+
+        input_ids: (B, L) prompts, padded on either side, with `attention_mask` (B, L) 1 where a token is real.
+        pixel_values, image_sizes, image_layouts: the pictures, as the processor makes them; or `image_features`
+            (F, D) from `get_image_features`, to ask many questions about the same pictures.
+        sampler: a `SamplerConfig`; or `max_new_tokens` alone, which is its gen_length; or neither, for the length in
+            the model's generation_config.json.
+        generator: source of random numbers for temperature and random remasking; on the model's device.
+        callback: called with a `SamplerState` after each step.
+        generation_config: replaces the model's own; transformers' pipelines pass it. Only its max_new_tokens counts.
+        Returns sequences (B, L + G), or a `SamplerOutput` with `return_dict_in_generate`.
+        Raises ValueError for contradictory settings, a sequence longer than the model's positions, and prompts whose
+        placeholders do not match the pictures.
+        """
+        if sampler is not None and max_new_tokens is not None:
+            raise ValueError("give sampler or max_new_tokens, not both: gen_length is a field of the sampler")
+        if sampler is None:
+            default = (generation_config or self.generation_config).max_new_tokens
+            sampler = SamplerConfig(gen_length=default if max_new_tokens is None else max_new_tokens)
+        config, device = self.config, input_ids.device
+        stops = [[config.eot_token_id]] if sampler.stop_token_ids is None else sampler.stop_token_ids
+        suffix = torch.tensor(sampler.suffix_token_ids or [], dtype=torch.long, device=device)
+        num_rows, prompt_length = input_ids.shape
+        total = prompt_length + sampler.canvas_length + len(suffix)
+        if total > config.text_config.max_position_embeddings:
+            raise ValueError(
+                f"prompt {prompt_length} + answer {sampler.canvas_length} + suffix {len(suffix)} = {total} tokens, "
+                f"more than the model's {config.text_config.max_position_embeddings} positions; "
+                "shorten the prompt, the pictures or gen_length"
+            )
+        if attention_mask is not None and attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}; "
+                "they must be equal"
+            )
+
+        if image_features is None and pixel_values is not None:
+            image_features = self.get_image_features(pixel_values, image_sizes, image_layouts)
+        prompt = self.model.embed(input_ids, image_features)  # (B, L, D)
+        reader = (EachAlone if sampler.cache == "dllm" else Reader)(self, prompt, attention_mask, suffix, sampler)
+        found = sample(reader, num_rows, sampler, config.mask_token_id, stops, generator, callback)
+
+        canvas = found.canvas.to(device)
+        answers = [torch.cat((canvas[row, :end], suffix)) for row, end in enumerate(found.ends.tolist())]
+        width = max(found.lengths.tolist(), default=sampler.canvas_length) + len(suffix)
+        tails = torch.full((num_rows, width), config.eos_token_id, device=device)
+        for row, answer in enumerate(answers):
+            tails[row, : len(answer)] = answer
+        sequences = torch.cat((input_ids, tails), dim=1)
+        if not return_dict_in_generate:
+            return sequences
+        return SamplerOutput(sequences=sequences, answers=answers, order=found.order, num_forwards=found.num_forwards)
