@@ -1,5 +1,5 @@
 # `make demo` and `make test` work on a fresh clone: each installs what it needs, once.
-.PHONY: demo test test-slow lint train-tiny judge
+.PHONY: demo test test-slow lint train-tiny judge bench eval-tiny
 python = .venv/bin/python
 
 demo:
@@ -26,3 +26,11 @@ train-tiny:
 judge:
 	bash init_env.sh
 	$(python) -m llada_v judge
+
+eval-tiny:
+	bash init_env.sh eval
+	bash eval/scripts/evaluate.sh --tasks toyworld --batch-size 16 --fresh
+
+bench:
+	bash init_env.sh
+	$(python) -m llada_v bench --accuracy

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from importlib import import_module
 
 TRACEBACK = "LLADA_V_TRACEBACK"
 USER_ERRORS = (ValueError, OSError, ImportError)
@@ -50,6 +51,30 @@ def train(argv: list[str]) -> None:
     main(argv)
 
 
+def budget(argv: list[str]) -> None:
+    """memory that a recipe needs on each device: RECIPE [--key value ...]"""
+    from .training.budget import main
+
+    main(argv)
+
+
+def merge_lora(argv: list[str]) -> None:
+    """write base model and adapter as one model: ADAPTER DST"""
+    from .training.adapters import main
+
+    main(argv)
+
+
+def data(argv: list[str]) -> int | None:
+    """training data: check RECIPE, mix, convert-visualwebinstruct"""
+    modules = {"check": "check", "mix": "mix", "convert-visualwebinstruct": "visualwebinstruct"}
+    parser = argparse.ArgumentParser(prog="llada-v data", description=data.__doc__, allow_abbrev=False)
+    parser.add_argument("task", choices=modules, metavar="TASK", help=", ".join(modules))
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="options of the task")
+    args = parser.parse_args(argv)
+    return import_module(f".data.{modules[args.task]}", __package__).main(args.arguments)
+
+
 def judge(argv: list[str]) -> None:
     """score a model on held-out questions of the small world"""
     from .toyworld.judge import main
@@ -57,11 +82,34 @@ def judge(argv: list[str]) -> None:
     main(argv)
 
 
-VERBS = {verb.__name__: verb for verb in (generate, convert, train, judge)}
+def evaluate(argv: list[str]) -> int:
+    """benchmarks through lmms-eval, and their table"""
+    from .evaluation.run import main
+
+    return main(argv)
+
+
+def bench(argv: list[str]) -> None:
+    """measure sampler settings side by side: speed, floor, memory, accuracy"""
+    from .benchmark.bench import main
+
+    main(argv)
+
+
+def tune(argv: list[str]) -> None:
+    """find the fastest settings for your own questions: FILE"""
+    from .benchmark.tune import main
+
+    main(argv)
+
+
+ALL = (generate, convert, train, budget, merge_lora, data, judge, evaluate, bench, tune)
+VERBS = {verb.__name__.replace("_", "-"): verb for verb in ALL}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; the exit status is 0, or 2 after one line on stderr that says what is wrong with the request."""
+    """Run one verb; the exit status is what the verb returns (0 for nothing), or 2 after one line on stderr that says
+    what is wrong with the request."""
     parser = argparse.ArgumentParser(
         prog="llada-v",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -73,10 +121,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="options of the verb")
     args = parser.parse_args(argv)
     try:
-        VERBS[args.verb](args.arguments)
+        return VERBS[args.verb](args.arguments) or 0
     except USER_ERRORS as error:
         if os.environ.get(TRACEBACK):
             raise
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
-    return 0

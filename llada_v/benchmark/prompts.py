@@ -1,0 +1,154 @@
+"""What is asked: questions with one right answer each, or random prompts of a fixed length. Batches of both.
+
+A batch is tensors on the device, ready for `generate`, and what the answers should be.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..anyres import Layout, num_features, num_tiles
+from ..configuration_llada_v import LladaVConfig
+from ..images import open_picture
+from ..toyworld.records import heldout_questions
+
+RECORD = '{"image": "a.png", "question": "How many?", "answer": "3"}'
+PICTURES = ("pixel_values", "image_sizes", "image_layouts")
+TEXT_BEFORE_PICTURE = 20  # tokens of a random prompt
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question. images: PIL images or paths; family: its kind, "" where there are none."""
+
+    id: str
+    question: str
+    answer: str
+    images: tuple
+    family: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts and what makes their pictures.
+
+    prompts: input_ids (B, L) and maybe attention_mask (B, L).
+    pictures: the arguments of `get_image_features`; empty where there is no picture.
+    items: the questions; empty for random prompts.
+    """
+
+    prompts: dict[str, torch.Tensor]
+    pictures: dict[str, torch.Tensor]
+    items: Sequence[Item] = ()
+
+    def __len__(self) -> int:
+        return len(self.prompts["input_ids"])
+
+
+def heldout_items(count: int, seed: int) -> list[Item]:
+    """Questions about held-out pictures of the small world, the families in turn."""
+    return [
+        Item(id, question.text, question.answer, (image,), question.family)
+        for image, question, id in heldout_questions(count, seed)
+    ]
+
+
+def read_items(file: str | Path) -> list[Item]:
+    """The questions of a JSON list, or of a file with one JSON object a line.
+
+    Each is {"image", "question", "answer"}; image is a path from the file's folder, a list of them, or left out for a
+    question about nothing but its text. Other keys are not looked at.
+    Raises FileNotFoundError for a missing file or picture, ValueError for records that cannot be read.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}; name a JSON or JSONL file of records such as {RECORD}")
+    text = file.read_text(encoding="utf-8")
+    try:
+        records = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.splitlines() if x]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON: {error}; expected a list, or one object a line: {RECORD}") from error
+    if not records:
+        raise ValueError(f"{file} holds no questions; expected records such as {RECORD}")
+    return [read_item(record, f"{file}, record {number}", file.parent) for number, record in enumerate(records, 1)]
+
+
+def read_item(record, where: str, folder: Path) -> Item:
+    """One record, its pictures' headers looked at."""
+    if not isinstance(record, dict):
+        raise ValueError(f"{where} is {record!r}; expected an object such as {RECORD}")
+    for key in ("question", "answer"):
+        if not isinstance(record.get(key), str) or not record[key].strip():
+            raise ValueError(f"{where} has {key} {record.get(key)!r}; expected a text, as in {RECORD}")
+    images = record.get("image") or []
+    images = [images] if isinstance(images, str) else images
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise ValueError(f"{where} has image {images!r}; expected a path or a list of paths")
+    paths = tuple(str(folder / image) for image in images)
+    for path in paths:
+        try:
+            open_picture(path)
+        except (ValueError, OSError) as error:
+            raise type(error)(f"{where}: {error}") from error
+    return Item(where, record["question"], record["answer"], paths)
+
+
+def question_batches(processor, items: Sequence[Item], size: int, device: torch.device) -> Iterator[Batch]:
+    """The questions in order, `size` at a time; the last batch may be smaller."""
+    for start in range(0, len(items), size):
+        part = items[start : start + size]
+        conversations = [
+            [
+                {
+                    "role": "user",
+                    "content": [
+                        *({"type": "image", "image": image} for image in item.images),
+                        {"type": "text", "text": item.question},
+                    ],
+                }
+            ]
+            for item in part
+        ]
+        inputs = processor.apply_chat_template(conversations, add_generation_prompt=True, return_tensors="pt")
+        inputs = dict(inputs.to(device))
+        pictures = {name: inputs.pop(name) for name in PICTURES if name in inputs}
+        yield Batch(inputs, pictures, part)
+
+
+def random_batches(
+    config: LladaVConfig,
+    prompt_length: int,
+    picture: tuple[int, int],
+    count: int,
+    size: int,
+    seed: int,
+    device: torch.device,
+) -> Iterator[Batch]:
+    """`count` random prompts of `prompt_length` tokens about a picture of noise each, `size` at a time.
+
+    picture: (height, width) in pixels. Prompt i depends on (seed, i) alone, not on the batch.
+    """
+    height, width = picture
+    features = num_features(Layout.ANYRES, height, width, config)
+    tiles = num_tiles(Layout.ANYRES, height, width, config)
+    side = config.tile_size
+    for start in range(0, count, size):
+        ids, pixels = [], []
+        for index in range(start, min(count, start + size)):
+            generator = torch.Generator().manual_seed(seed * count + index)
+            row = torch.randint(0, min(config.special_token_ids().values()), (prompt_length,), generator=generator)
+            row[TEXT_BEFORE_PICTURE : TEXT_BEFORE_PICTURE + features] = config.image_token_id
+            ids.append(row)
+            pixels.append(torch.randn(tiles, 3, side, side, generator=generator))
+        pictures = {
+            "pixel_values": torch.cat(pixels),
+            "image_sizes": torch.tensor([picture] * len(ids)),
+            "image_layouts": torch.tensor([[Layout.ANYRES, tiles]] * len(ids)),
+        }
+        yield Batch(
+            {"input_ids": torch.stack(ids).to(device)},
+            {name: tensor.to(device) for name, tensor in pictures.items()},
+        )
