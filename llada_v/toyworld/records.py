@@ -42,23 +42,23 @@ def instruction_record(scene, id, image, questions):
     return _record(id, {"image": image}, [(question.text, question.answer) for question in questions])
 
 
-def generate_records(split, count, seed, style="caption", max_turns=10, max_things=None, kind=None):
+def generate_records(split, count, seed, style="caption", max_turns=10, max_things=None, kinds=None):
     """Yield `count` records with PIL images; record i depends on (split, seed, style, i) only, so streams can be cut.
 
     Styles: "caption" gives one turn with the dense caption; "instruct" up to `max_turns` (at least 1) shuffled
     questions, the request for the dense caption among them; "pairs" questions about two pictures; "clips" about a
     video, a list of frames; "reasoning" questions whose answer starts with a thought. With `max_things`, pictures of
-    shapes show at most that many, and with `kind` (of KINDS) all pictures are of it, in the first two styles. Raises
-    ValueError, before the first record, for an unknown split, style or kind, a negative count, max_turns or
-    max_things below 1.
+    shapes show at most that many, and with `kinds` (some of KINDS) these alone are drawn, equally often, in the first
+    two styles. Raises ValueError, before the first record, for an unknown split, style or kind, a negative count,
+    max_turns or max_things below 1.
     """
     _check(split in SPLITS, "split", split, f"one of {SPLITS}")
     _check(style in STYLES, "style", style, f"one of {STYLES}")
     _check(count >= 0, "count", count, "0 or more records")
     _check(max_turns >= 1, "max_turns", max_turns, "1 or more turns")
     _check(max_things is None or max_things >= 1, "max_things", max_things, "1 or more things, or None")
-    _check(kind in (None, *KINDS), "kind", kind, f"one of {KINDS}, or None")
-    return (_generate_record(split, i, seed, style, max_turns, max_things, kind) for i in range(count))
+    _check(kinds is None or kinds and set(kinds) <= set(KINDS), "kinds", kinds, f"some of {KINDS}, or None")
+    return (_generate_record(split, i, seed, style, max_turns, max_things, kinds) for i in range(count))
 
 
 def heldout_questions(count, seed, families=FAMILIES):
@@ -103,7 +103,7 @@ def user_message(visual, question):
     return {"role": "user", "content": [*shown, {"type": "text", "text": question.text}]}
 
 
-def write_dataset(folder, split, count, seed, style="caption", max_turns=10, max_things=None, kind=None):
+def write_dataset(folder, split, count, seed, style="caption", max_turns=10, max_things=None, kinds=None):
     """Write the records of `generate_records` as `records.json` and `images/*.png`; returns the folder's Path.
 
     The folder appears only when it is complete. Raises ValueError as `generate_records` does, and
@@ -112,7 +112,7 @@ def write_dataset(folder, split, count, seed, style="caption", max_turns=10, max
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"found {folder}, expected a new folder; remove it or name another one")
-    records = generate_records(split, count, seed, style, max_turns, max_things, kind)
+    records = generate_records(split, count, seed, style, max_turns, max_things, kinds)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # On the same disk, so that the last step is one rename.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
@@ -142,13 +142,13 @@ def _with_files(record, folder, name):
     return record | ({"video": str(home)} if "video" in record else {"image": paths})
 
 
-def _generate_record(split, i, seed, style, max_turns, max_things, kind):
+def _generate_record(split, i, seed, style, max_turns, max_things, kinds):
     """Record i of a stream."""
     # A string seeds by its SHA-512, the same in every run; a tuple would go through hash(), which is not.
     rng = random.Random(f"{split}/{seed}/{style}/{i}")
     id = f"toy-{split}-{style}-{seed}-{i:06d}"
     if style in ("caption", "instruct"):
-        scene = scene_of(split, rng, max_things, kind)
+        scene = scene_of(split, rng, max_things, kinds and rng.choice(kinds))
         if style == "caption":
             return caption_record(scene, id, draw(scene))
         questions = questions_about(scene, rng)

@@ -24,17 +24,21 @@ class Collator:
     pad_to_multiple_of: int = 1
 
     def __call__(self, records: list[dict]) -> dict[str, torch.Tensor]:
-        """input_ids, labels (B, L), attention_mask (B, L) unless EOS padding is trained, and the pictures' tensors."""
+        """input_ids, labels (B, L), attention_mask (B, L) unless EOS padding is trained, and the pictures' tensors.
+
+        A record without any label, as a skipped one is, trains nothing: its filler has no label either.
+        """
         length = max(len(record["input_ids"]) for record in records)
         length = -(-length // self.pad_to_multiple_of) * self.pad_to_multiple_of
         shape = (len(records), length)
-        filler_label = self.pad_token_id if self.train_eos_padding else IGNORE
-        input_ids, labels = torch.full(shape, self.pad_token_id), torch.full(shape, filler_label)
+        input_ids, labels = torch.full(shape, self.pad_token_id), torch.full(shape, IGNORE)
         attention_mask = torch.zeros(shape, dtype=torch.long)
         for row, record in enumerate(records):
             size = len(record["input_ids"])
             input_ids[row, :size], labels[row, :size] = record["input_ids"], record["labels"]
             attention_mask[row, :size] = 1
+            if self.train_eos_padding and (record["labels"] != IGNORE).any():
+                labels[row, size:] = self.pad_token_id
         batch = {"input_ids": input_ids, "labels": labels}
         if not self.train_eos_padding:
             batch["attention_mask"] = attention_mask

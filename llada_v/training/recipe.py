@@ -5,10 +5,34 @@ Two recipes list the same keys in the same order, so `diff -y` of two stages is 
 
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import get_args, get_origin
 
 import yaml
 
+from ..configuration_llada_v import ROPE_INV_FREQ
+
 PARTS = ("vision_tower", "projector", "language_model")
+CHOICES = {
+    "train": PARTS,
+    "style": ("chat", "caption"),
+    "on_bad_record": ("stop", "skip"),
+    "quantize": (None, "4bit"),
+    "rope_inv_freq": (None, *ROPE_INV_FREQ),
+    "attn_implementation": ("sdpa", "eager", "flash_attention_2"),
+    "report_to": ("wandb", "tensorboard"),
+}
+LOWEST = {
+    "global_batch_size": 1,
+    "micro_batch_size": 1,
+    "max_length": 1,
+    "pad_to_multiple_of": 1,
+    "save_total": 1,
+    "log_steps": 1,
+    "save_steps": 0,
+    "lora_rank": 0,
+    "workers": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -16,12 +40,24 @@ class Recipe:
     """The settings of one training stage.
 
     model: folder or hub name to start from.
+    projector: the projector that an earlier projector stage has trained: its output folder or file; None:
+        the model's own.
     output: folder of checkpoints and, at its top, of the finished model.
-    data: records, a JSON array or JSON Lines.
-    image_root: folder that relative picture and video paths start from.
+    data: one source of records or a list of them: a JSON array, JSON Lines, WebDataset tars, a mixture (.yaml);
+        `{a,b}` and `{000..012}` in a name stand for several files.
+    image_root: folder that relative picture and video paths start from, or several that are tried in order.
+    index_folder: where the index of the records is kept; None: `.index` beside the first source.
+    on_bad_record: "stop" ends the run with the record's id; "skip" leaves the record out and notes it in
+        `bad_records.jsonl` in the output.
+    max_bad_share: share of all records that may be skipped; more end the run.
     style: "chat" trains on conversations, "caption" on pictures and their captions alone.
     train: the parts that learn, of vision_tower, projector, language_model (which includes embeddings, head and the
         newline feature); the rest is frozen.
+    lora_rank: rank of the adapters that learn in place of the weights of language_model and vision_tower; 0: the
+        weights learn. The projector, if trained, learns as a whole.
+    lora_alpha: adapters count lora_alpha / lora_rank times.
+    lora_dropout: share of the adapters' inputs that is dropped while training.
+    quantize: 4bit: the frozen language model in 4 bits, on a CUDA device with bitsandbytes; None: as it is.
     learning_rate: peak rate of the language model.
     projector_learning_rate, vision_learning_rate: peak rates of the other parts; None: learning_rate.
     warmup_ratio: share of the steps that warm up linearly; a cosine to 0 follows.
@@ -30,26 +66,48 @@ class Recipe:
     micro_batch_size: records of one forward pass; accumulation follows from the two.
     epochs: passes over the records.
     max_length: longest sequence in tokens; a longer record stops the run.
-    max_frames: most frames taken from a video.
+    max_frames: most frames taken from a video; 0: all, one a second.
     train_eos_padding: batches are filled with EOS that is attended to and predicted, as the original's projector
         stage does; otherwise filler is hidden and not trained, as in its other stages (one record a batch).
     pad_to_multiple_of: batches are filled up to a multiple of this length; 1 fills to the longest record only.
     group_by_length: batches hold records of similar length.
-    bf16: compute in bfloat16, weights and optimizer in float32.
+    t_min: lowest noise level; t ~ U(t_min, 1). 0 is the original's.
+    antithetic_t: the noise levels of a global batch are spread evenly over their range instead of drawn one by one.
+    complementary_masking: each answer is trained twice, the second time with the opposite mask, so that every token is
+        predicted; the pictures pass the tower once. Better use of few records (arXiv 2505.16839).
+    dialogue_causal: later turns are hidden from earlier ones, as they are when a dialogue is answered turn by turn; the
+        original's alternative, worse than full attention on most benchmarks (arXiv 2505.16933). Makes L x L masks.
+    rope_inv_freq: exact or bf16_rounded rotary frequencies, the latter to continue weights that were trained so, as the
+        published ones probably were; None: as in the model's config.
+    bf16: compute in bfloat16; the optimizer's weights and moments stay float32.
     gradient_checkpointing: recompute activations in the backward pass.
+    compile: compile the transformer blocks with torch.compile; the first steps take minutes, the others less time.
     attn_implementation: sdpa, eager or flash_attention_2.
-    save_steps, save_total: optimizer steps between checkpoints, and how many are kept.
+    deepspeed: file of DeepSpeed settings, which scatter optimizer, gradients and weights over the devices; None: every
+        device has them all.
+    save_steps, save_total: optimizer steps between checkpoints, 0 for none before the end, and how many are kept.
     log_steps: optimizer steps between log lines.
+    report_to: where numbers go besides the log: wandb, tensorboard.
+    peak_tflops: what a device can do at most, in 10^12 operations a second, for the share of it that is used; None:
+        a large matrix product is timed.
     workers: processes that load and encode records.
     seed: source of every random number of the run.
     """
 
     model: str
+    projector: str | None
     output: str
-    data: str
-    image_root: str
+    data: str | list[str]
+    image_root: str | list[str]
+    index_folder: str | None
+    on_bad_record: str
+    max_bad_share: float
     style: str
     train: list[str]
+    lora_rank: int
+    lora_alpha: float
+    lora_dropout: float
+    quantize: str | None
     learning_rate: float
     projector_learning_rate: float | None
     vision_learning_rate: float | None
@@ -64,24 +122,54 @@ class Recipe:
     train_eos_padding: bool
     pad_to_multiple_of: int
     group_by_length: bool
+    t_min: float
+    antithetic_t: bool
+    complementary_masking: bool
+    dialogue_causal: bool
+    rope_inv_freq: str | None
     bf16: bool
     gradient_checkpointing: bool
+    compile: bool
     attn_implementation: str
+    deepspeed: str | None
     save_steps: int
     save_total: int
     log_steps: int
+    report_to: list[str]
+    peak_tflops: float | None
     workers: int
     seed: int
 
     def __post_init__(self):
-        unknown = sorted(set(self.train) - set(PARTS))
-        if unknown or not self.train:
-            raise ValueError(f"train is {self.train}; list one or more of {', '.join(PARTS)}")
-        if self.style not in ("chat", "caption"):
-            raise ValueError(f"style is {self.style!r}; choose chat or caption")
-        for name in ("global_batch_size", "micro_batch_size", "max_length", "pad_to_multiple_of"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            words = ["null" if choice is None else choice for choice in choices]
+            if isinstance(value, list):
+                if set(value) - set(choices):
+                    raise ValueError(f"{name} is {value}; list one or more of {', '.join(words)}")
+            elif value not in choices:
+                raise ValueError(f"{name} is {value!r}; choose {' or '.join(words)}")
+        if not self.train:
+            raise ValueError(f"train is []; list one or more of {', '.join(PARTS)}")
+        for name, lowest in LOWEST.items():
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {lowest}")
+        for name in ("max_bad_share", "lora_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and at most 1")
+        if not 0 <= self.t_min < 1:
+            raise ValueError(f"t_min is {self.t_min}; it must be at least 0 and below 1")
+        if self.quantize is not None and not self.lora_rank:
+            raise ValueError(f"quantize is {self.quantize}, but weights in 4 bits cannot learn; set lora_rank")
+        if self.quantize is not None and self.deepspeed is not None:
+            raise ValueError(f"quantize is {self.quantize}, which DeepSpeed cannot scatter; set deepspeed to null")
+        if self.dialogue_causal and (self.style != "chat" or "flash" in self.attn_implementation):
+            raise ValueError("dialogue_causal needs style chat and attn_implementation sdpa or eager")
+
+    @property
+    def trains_projector_only(self) -> bool:
+        """Whether the stage leaves a projector behind instead of a model."""
+        return self.train == ["projector"] and not self.lora_rank
 
     def accumulation(self, num_devices: int) -> int:
         """Forward passes per optimizer step and device. Raises ValueError where the global batch cannot be split."""
@@ -93,9 +181,20 @@ class Recipe:
             )
         return self.global_batch_size // at_once
 
-    def save(self, file: str | Path) -> None:
-        """Write the resolved recipe as YAML."""
-        Path(file).write_text(yaml.safe_dump(asdict(self), sort_keys=False))
+    def as_dict(self) -> dict:
+        """Its values by key."""
+        return asdict(self)
+
+    def as_yaml(self) -> str:
+        """The text of a recipe file that loads as this one."""
+        return yaml.safe_dump(asdict(self), sort_keys=False)
+
+
+def overrides_of(words: list[str]) -> dict[str, str]:
+    """YAML texts by key from command-line words '--key value'. Raises ValueError where they are not pairs."""
+    if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
+        raise ValueError(f"overrides are pairs '--key value'; found {' '.join(words)}")
+    return dict(zip((word[2:] for word in words[::2]), words[1::2], strict=True))
 
 
 def load_recipe(file: str | Path, overrides: dict[str, str] | None = None) -> Recipe:
@@ -130,12 +229,21 @@ def parse(text: str, where):
 
 def checked(name: str, value, kind):
     """The value, if it has the type that the recipe's field asks for; whole numbers and '1e-5' pass as floats."""
-    if (kind is float or kind == float | None and value is not None) and not isinstance(value, bool):
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if value is None and NoneType in kinds:
+        return None
+    if float in kinds and not isinstance(value, bool):
         try:
             return float(value)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name} is {value!r}; it must be a number") from error
-    expected = list if kind == list[str] else kind
-    if not isinstance(value, expected) or expected is int and isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; it must be {getattr(kind, '__name__', kind)}")
+    plain = tuple(get_origin(kind) or kind for kind in kinds)
+    is_text_list = not isinstance(value, list) or list[str] not in kinds or all(isinstance(word, str) for word in value)
+    if not isinstance(value, plain) or bool not in kinds and isinstance(value, bool) or not is_text_list:
+        raise ValueError(f"{name} is {value!r}; it must be {' or '.join(spelled(kind) for kind in kinds)}")
     return value
+
+
+def spelled(kind) -> str:
+    """A type as a recipe's reader knows it."""
+    return "null" if kind is NoneType else "list of str" if kind == list[str] else kind.__name__

@@ -1,93 +1,119 @@
-"""Records of a data file, encoded one at a time. A bad record raises with its id; it is never replaced."""
+"""Records of a recipe, encoded one at a time. A bad record stops the run with its id or is skipped; never replaced."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch.utils.data import Dataset
 
-from ..anyres import Layout, num_features
-from ..images import open_picture
-from ..processing_llada_v import LladaVProcessor, list_of, turns_of
+from ..data.measure import UNKNOWN, Encoding, Measurer, Measures, check_length
+from ..data.records import BadRecord, Records
+from ..processing_llada_v import LladaVProcessor
+from .noise import IGNORE
 from .recipe import Recipe
 
-
-def read_records(file: str | Path) -> list[dict]:
-    """The records of a JSON array or a JSON Lines file (.jsonl).
-
-    Raises FileNotFoundError for a missing file, ValueError for what is not JSON or not a list of records.
-    """
-    file = Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"no data file at {file}; see data/README.md for where each data set goes")
-    text = file.read_text(encoding="utf-8")
-    try:
-        if file.suffix == ".jsonl":
-            records = [json.loads(line) for line in text.splitlines() if line.strip()]
-        else:
-            records = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(records, list) or not records or not all(isinstance(record, dict) for record in records):
-        raise ValueError(f"{file} must hold a non-empty array of records (JSON objects)")
-    return records
+BAD_RECORDS = "bad_records.jsonl"
 
 
 class RecordDataset(Dataset):
-    """Records by number, as `encode_record` makes them."""
+    """Records by number, as `encode_record` makes them.
+
+    Raises what is wrong with the recipe's data files (see `Records`).
+    """
 
     def __init__(self, recipe: Recipe, processor: LladaVProcessor):
         self.recipe = recipe
         self.processor = processor
-        self.records = read_records(recipe.data)
+        self.records = Records(recipe.data, recipe.image_root, recipe.index_folder, recipe.seed)
+        self.bad = BadRecords(Path(recipe.output) / BAD_RECORDS, recipe.max_bad_share, len(self.records))
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict:
-        """Tensors of one record. Raises ValueError with its id where it cannot be used."""
+        """Tensors of one record; of a bad one that is skipped, one token without a label, which trains nothing.
+
+        Raises BadRecord with its id where a record cannot be used and is not to be skipped, or too many were.
+        """
+        try:
+            return self.encoded(index)
+        except BadRecord as error:
+            self.refuse(index, error)
+        return {
+            "input_ids": torch.tensor([self.processor.config.pad_token_id]),
+            "labels": torch.tensor([IGNORE]),
+        }
+
+    def encoded(self, index: int) -> dict:
+        """Tensors of one record. Raises BadRecord."""
         recipe = self.recipe
-        with self.record(index) as record:
-            encoded = self.processor.encode_record(
-                record, style=recipe.style, image_root=recipe.image_root, max_frames=recipe.max_frames
-            )
-            length = len(encoded["input_ids"])
-            if length > recipe.max_length:
-                raise ValueError(
-                    f"{length} tokens are more than max_length {recipe.max_length}; "
-                    "raise max_length or remove the record"
-                )
+        with self.records.reading(index) as record:
+            encoded = self.processor.encode_record(record, style=recipe.style, max_frames=recipe.max_frames)
+            check_length(len(encoded["input_ids"]), recipe.max_length)
         return encoded
 
-    @contextmanager
-    def record(self, index: int) -> Iterator[dict]:
-        """A record to work on; what is wrong with it becomes one ValueError that starts with its id."""
-        record = self.records[index]
-        try:
-            yield record
-        except (ValueError, TypeError, FileNotFoundError) as error:
-            raise ValueError(f"record {record.get('id', index)!r} of {self.recipe.data}: {error}") from error
+    def refuse(self, index: int, error: BadRecord) -> None:
+        """Stop because of a bad record, or note it and go on, as the recipe says."""
+        if self.recipe.on_bad_record == "stop":
+            raise error
+        self.bad.note(index, error)
 
-    def lengths(self) -> list[int]:
-        """Rough length of each record in tokens, for grouping: pictures exactly, text by a tokenizer pass.
+    def measures(self) -> tuple[np.ndarray, np.ndarray]:
+        """(lengths, modalities) of all records, lengths in tokens exactly; a bad record that is skipped has length 1.
 
-        Raises ValueError as reading the records does.
+        Raises BadRecord as reading every record would, except that pictures are not decoded.
         """
-        texts, pictures = [], []
-        for index in range(len(self)):
-            with self.record(index) as record:
-                texts.append("\n".join(turn["value"] for turn in turns_of(record)))
-                pictures.append(self.picture_features(record))
-        tokens = self.processor.tokenizer(texts, add_special_tokens=False).input_ids
-        return [len(ids) + features for ids, features in zip(tokens, pictures, strict=True)]
+        recipe = self.recipe
+        measurer = Measurer(self.records, self.processor, Encoding(recipe.style, recipe.max_frames, recipe.max_length))
+        measures = Measures(measurer, recipe.workers, self.refuse)
+        lengths = measures.lengths
+        is_bad = (lengths == UNKNOWN) | (lengths > recipe.max_length)
+        if is_bad.any():  # noted when they were found; whoever made the measures may have skipped them
+            if recipe.on_bad_record == "stop":
+                for number, measure in zip(bad := np.flatnonzero(is_bad), measurer.measure(bad), strict=True):
+                    if measure.error is not None:
+                        self.refuse(int(number), measure.error)
+            self.bad.check(int(is_bad.sum()))
+            lengths = np.where(is_bad, 1, lengths)
+        return lengths, measures.modalities
 
-    def picture_features(self, record: dict) -> int:
-        """Features of a record's pictures; a video counts as one picture per frame would, without being opened."""
-        images, config = list_of(record.get("image")), self.processor.config
-        if self.recipe.style == "caption" or len(images) != 1:
-            frames = self.recipe.max_frames if record.get("video") else 0
-            return len(images) * config.tile_side**2 + num_features(Layout.VIDEO, 1, 1, config, frames=frames)
-        source = images[0] if not isinstance(images[0], str) else Path(self.recipe.image_root) / images[0]
-        image, _ = open_picture(source)
-        return num_features(Layout.ANYRES, image.height, image.width, config)
+
+class BadRecords:
+    """The records that were skipped, in a file of JSON lines that all processes of a run add to.
+
+    share: more than this share of the `total` records stops the run.
+    """
+
+    def __init__(self, file: Path, share: float, total: int):
+        self.file, self.share, self.total = file, share, total
+        self.numbers: set[int] = set()
+        self.read = 0  # bytes of the file that are in `numbers`
+
+    def note(self, number: int, error: BadRecord) -> None:
+        """Add a record that is skipped. Raises BadRecord if that makes too many."""
+        self.update()
+        if number not in self.numbers:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a") as stream:
+                stream.write(json.dumps({"number": number, "reason": str(error)}) + "\n")
+            self.update()
+        self.check(len(self.numbers))
+
+    def update(self) -> None:
+        """Read what other processes have added, whole lines only."""
+        if not self.file.is_file():
+            return
+        with self.file.open("rb") as stream:
+            stream.seek(self.read)
+            lines = stream.read().rpartition(b"\n")
+        self.numbers |= {json.loads(line)["number"] for line in lines[0].splitlines()}
+        self.read += len(lines[0]) + len(lines[1])
+
+    def check(self, count: int) -> None:
+        """Raise BadRecord if `count` bad records are too many."""
+        if count > self.share * self.total:
+            raise BadRecord(
+                f"{count} of {self.total} records are bad, more than max_bad_share {self.share:g}; "
+                f"{self.file} lists them: mend them, or raise max_bad_share"
+            )

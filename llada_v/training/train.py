@@ -1,40 +1,62 @@
-"""The training entry point: read the recipe, build, freeze, train, save. `python -m llada_v train RECIPE`."""
+"""The training entry point: read the recipe, build, train, save. `python -m llada_v train RECIPE`."""
 
 import logging
 import os
 from pathlib import Path
 
+import torch
+import transformers
 from transformers.trainer_utils import set_seed
 
-from ..modeling_llada_v import LladaVForConditionalGeneration
 from ..processing_llada_v import LladaVProcessor
+from .build import count_trainable, load_model
 from .collate import Collator
-from .recipe import Recipe, load_recipe
+from .plan import print_plan
+from .recipe import Recipe, load_recipe, overrides_of
 from .records import RecordDataset
-from .trainer import LladaVTrainer, freeze, training_arguments
+from .saving import check_output, check_space, newest_checkpoint, write_origin
+from .trainer import LladaVTrainer, training_arguments
 
 log = logging.getLogger(__name__)
 
 
+class Stopped(SystemExit):
+    """The run was asked to stop, has saved, and is not finished: the exit status that a shell gives to SIGTERM."""
+
+    code = 143
+
+
 def main(argv: list[str]) -> None:
-    """Train the recipe named first, with `--key value` overrides behind it."""
-    if not argv or argv[0].startswith("-"):
-        raise ValueError("usage: train RECIPE.yaml [--key value ...]")
-    words = argv[1:]
-    if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
-        raise ValueError(f"overrides are pairs '--key value'; found {' '.join(words)}")
-    train(load_recipe(argv[0], dict(zip((word[2:] for word in words[::2]), words[1::2], strict=True))))
+    """Train the recipe named first, with `--key value` overrides behind it; with `--dry-run` print the plan only."""
+    words = [word for word in argv if word != "--dry-run"]
+    if not words or words[0].startswith("-"):
+        raise ValueError("usage: train RECIPE.yaml [--dry-run] [--key value ...]")
+    recipe = load_recipe(words[0], overrides_of(words[1:]))
+    if len(words) < len(argv):
+        print_plan(recipe, num_devices())
+    else:
+        train(recipe)
+
+
+def num_devices() -> int:
+    """Processes of this run, one a device."""
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def train(recipe: Recipe) -> Path:
-    """Run one stage to its end, from the newest whole checkpoint if there is one; returns the finished folder."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    """Run one stage to its end, from the newest whole checkpoint if there is one; returns the finished folder.
+
+    Raises Stopped where a SIGTERM came before the end, after a checkpoint of the step that it came in.
+    """
+    is_first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if is_first else logging.WARNING, format="%(message)s")
+    transformers.utils.logging.disable_progress_bar()
+    check_output(recipe)
+    arguments = training_arguments(recipe, num_devices())
     set_seed(recipe.seed)
     processor = LladaVProcessor.from_pretrained(recipe.model)
-    model = LladaVForConditionalGeneration.from_pretrained(
-        recipe.model, dtype="float32", attn_implementation=recipe.attn_implementation
-    )
-    for part, count in freeze(model, recipe.train, recipe.style).items():
+    model = load_model(recipe)
+    for part, count in count_trainable(model).items():
         log.info("%-15s %s", part, f"{count:,} trainable parameters" if count else "frozen")
     dataset = RecordDataset(recipe, processor)
     if len(dataset) < recipe.global_batch_size:
@@ -42,7 +64,6 @@ def train(recipe: Recipe) -> Path:
             f"{recipe.data} has {len(dataset)} records, fewer than global_batch_size {recipe.global_batch_size}; "
             "lower global_batch_size"
         )
-    arguments = training_arguments(recipe, num_devices=int(os.environ.get("WORLD_SIZE", 1)))
     trainer = LladaVTrainer(
         recipe,
         model,
@@ -53,15 +74,23 @@ def train(recipe: Recipe) -> Path:
     )
     output = Path(recipe.output)
     if trainer.is_world_process_zero():
-        output.mkdir(parents=True, exist_ok=True)
-        recipe.save(output / "recipe.yaml")
-    trainer.train(resume_from_checkpoint=newest_checkpoint(output))
-    trainer.save_model(str(output))
+        write_origin(recipe, num_devices())
+        check_space(output, trainer.checkpoint_bytes())
+    newest = newest_checkpoint(output)
+    if newest is not None:
+        log.info("going on from %s", newest)
+    trainer.train(resume_from_checkpoint=newest)
+    if trainer.stop.has_stopped:
+        log.info("stopped after step %d, saved; the same command goes on from there", trainer.state.global_step)
+        leave_group()
+        raise Stopped
+    trainer.finish()
+    leave_group()
     return output
 
 
-def newest_checkpoint(output: Path) -> str | None:
-    """The checkpoint with the highest step that was written to its end; the trainer's state is written last."""
-    whole = [folder for folder in output.glob("checkpoint-*") if (folder / "trainer_state.json").is_file()]
-    whole.sort(key=lambda folder: int(folder.name.rpartition("-")[2]))
-    return str(whole[-1]) if whole else None
+def leave_group() -> None:
+    """End the processes' group, if there is one: without this they leave with a warning."""
+    if torch.distributed.is_initialized() and num_devices() > 1:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

@@ -1,40 +1,27 @@
-"""A `transformers.Trainer` for the diffusion objective: noise, loss, learning rates per part, batches by length.
+"""A `transformers.Trainer` for the diffusion objective: noise, loss, learning rates per part, whole checkpoints.
 
-Everything else (loop, precision, clipping, checkpoints, resume) is transformers'.
+Everything else (loop, precision, clipping, DeepSpeed, resume) is transformers'.
 """
 
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
 import torch
-from torch.utils.data import Sampler
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from ..modeling_llada_v import LladaVForConditionalGeneration
-from .noise import add_noise, diffusion_loss
-from .recipe import PARTS, Recipe
-
-
-def part_of(name: str) -> str:
-    """The trainable part that a parameter belongs to."""
-    if ".vision_tower." in name:
-        return "vision_tower"
-    return "projector" if ".multi_modal_projector." in name else "language_model"
+from .build import load_projector, part_of, projector_state, save_projector
+from .cost import measured_peak, training_flops
+from .dialogue import conversation_ids, dialogue_causal_mask
+from .noise import Draw, Noised, add_noise, complement, draw_noise, token_weights
+from .progress import Meter, ProgressLines, StopPolitely, memory_gib
+from .recipe import Recipe
+from .sampling import GroupedSampler, ShuffledSampler
+from .saving import WRITING, clear_writing, disk_errors, publish_checkpoint, publish_model
+from .zero import join_deepspeed, offloads, read_deepspeed
 
 
-def freeze(model: LladaVForConditionalGeneration, train: list[str], style: str) -> dict[str, int]:
-    """Leave only the named parts trainable; returns the number of trainable parameters by part.
-
-    What no gradient reaches stays frozen: the tower's post_layernorm is not on the way from pixels to features, and
-    pictures have no newline in the style "caption".
-    """
-    unreached = (".post_layernorm.", "image_newline") if style == "caption" else (".post_layernorm.",)
-    counts = dict.fromkeys(PARTS, 0)
-    for name, parameter in model.named_parameters():
-        part = part_of(name)
-        parameter.requires_grad = part in train and not any(word in name for word in unreached)
-        counts[part] += parameter.numel() if parameter.requires_grad else 0
-    return counts
-
-
-def parameter_groups(model: LladaVForConditionalGeneration, recipe: Recipe) -> list[dict]:
+def parameter_groups(model, recipe: Recipe) -> list[dict]:
     """Trainable parameters by part, each with its own rate; norms and biases are not decayed."""
     rates = {
         "vision_tower": recipe.vision_learning_rate,
@@ -44,7 +31,7 @@ def parameter_groups(model: LladaVForConditionalGeneration, recipe: Recipe) -> l
     groups: dict[tuple[str, bool], list] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decays = parameter.dim() > 1
+            decays = len(getattr(parameter, "ds_shape", parameter.shape)) > 1
             groups.setdefault((part_of(name), decays), []).append(parameter)
     return [
         {
@@ -56,59 +43,75 @@ def parameter_groups(model: LladaVForConditionalGeneration, recipe: Recipe) -> l
     ]
 
 
-class LengthGroupedSampler(Sampler[int]):
-    """A random order in which neighbours have similar lengths: whole batches are short or long, not their records.
-
-    Records are shuffled, cut into chunks of `CHUNK_BATCHES` batches, sorted within a chunk, and the batches shuffled.
-    """
-
-    CHUNK_BATCHES = 50
-
-    def __init__(self, lengths: list[int], batch_size: int, seed: int):
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer: another order in each epoch."""
-        self.epoch = epoch
-
-    def __iter__(self):
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        size = self.batch_size * self.CHUNK_BATCHES
-        chunks = [order[start : start + size] for start in range(0, len(order), size)]
-        order = [index for chunk in chunks for index in sorted(chunk, key=self.lengths.__getitem__)]
-        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        shuffled = [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
-        # A batch that is not full comes last: anywhere else it would shift the ones behind it.
-        for batch in sorted(shuffled, key=lambda batch: len(batch) < self.batch_size):
-            yield from batch
-
-
 class LladaVTrainer(Trainer):
     """Trains one stage of a recipe."""
 
     def __init__(self, recipe: Recipe, model, train_dataset, **kwargs):
         self.recipe = recipe
+        self.output = Path(recipe.output)
+        self.writing: Path | None = None  # where a checkpoint goes until it is whole
         super().__init__(model=model, train_dataset=train_dataset, **kwargs)
         self.model_accepts_loss_kwargs = False  # the loss is a mean over rows already: accumulation averages it
-        self.noise = torch.Generator(device=self.args.device)
-        self.micro_step = (0, 0)  # optimizer step, forward pass within it
+        self.micro_step = (-1, 0)  # optimizer step, forward pass within it
+        self.meter = Meter(self.args.device)
+        self.peak_flops = None if recipe.peak_tflops is None else 1e12 * recipe.peak_tflops
+        self.stop = StopPolitely()
+        self.add_callback(self.stop)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(ProgressLines(self.meter))
+        tokenizer = self.processing_class.tokenizer
+        self.assistant_id = tokenizer.encode("assistant", add_special_tokens=False)[0]
+
+    # The loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The diffusion loss of a batch. Noise is a function of seed, step and process, so a resumed run repeats it."""
+        """The diffusion loss of a batch, its head and cross entropy at the masked positions alone, in chunks."""
         inputs = dict(inputs)
         labels, input_ids = inputs.pop("labels"), inputs.pop("input_ids")
-        step = self.state.global_step
+        recipe, config = self.recipe, self.model.config
+        tokens = inputs["attention_mask"].sum() if "attention_mask" in inputs else torch.tensor(input_ids.numel())
+        if recipe.dialogue_causal:
+            turns = conversation_ids(labels, config.start_header_id, config.eot_token_id, self.assistant_id)
+            inputs["attention_mask"] = dialogue_causal_mask(turns, inputs.get("attention_mask"))
+        draw = self.draw(*input_ids.shape)
+        noised = add_noise(input_ids, labels, config.mask_token_id, draw)
+        if recipe.complementary_masking:
+            opposite = add_noise(input_ids, labels, config.mask_token_id, complement(draw, recipe.t_min))
+            noised = Noised(*(torch.cat(pair) for pair in zip(noised, opposite, strict=True)))
+            labels, inputs["copies"] = labels.repeat(2, 1), 2
+            if "attention_mask" in inputs:
+                inputs["attention_mask"] = torch.cat((inputs["attention_mask"],) * 2)
+        targets = labels[noised.is_masked]
+        self.count(noised.input_ids.shape, tokens, len(targets), inputs)
+        if "pixel_values" not in inputs:
+            # On every device the same modules run: a batch without pictures would leave the others waiting.
+            inputs["idle_tiles"] = torch.zeros(1, 3, config.tile_size, config.tile_size, device=input_ids.device)
+        weights = token_weights(labels, noised.is_masked, noised.p_mask)
+        outputs = model(
+            input_ids=noised.input_ids, logits_at=noised.is_masked, targets=targets, weights=weights, **inputs
+        )
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def draw(self, num_rows: int, length: int) -> Draw:
+        """The random numbers of the next micro-batch: those of its rows' places in the step's global batch."""
+        recipe, step = self.recipe, self.state.global_step
         self.micro_step = (step, self.micro_step[1] + 1) if self.micro_step[0] == step else (step, 0)
-        position = (step * 1_000 + self.micro_step[1]) * self.args.world_size + self.args.process_index
-        self.noise.manual_seed(self.recipe.seed * 1_000_003 + position)
-        noised = add_noise(input_ids, labels, self.model.config.mask_token_id, self.noise)
-        outputs = model(input_ids=noised.input_ids, logits_at=noised.is_masked, **inputs)
-        loss = diffusion_loss(outputs.logits, labels, noised.is_masked, noised.p_mask)
-        return (loss, outputs) if return_outputs else loss
+        first = (self.micro_step[1] * self.args.world_size + self.args.process_index) * recipe.micro_batch_size
+        rows = range(first, first + num_rows)
+        return draw_noise(recipe.seed, step, rows, recipe.global_batch_size, length, recipe.t_min, recipe.antithetic_t)
+
+    def count(self, shape: torch.Size, tokens: torch.Tensor, positions: int, inputs: dict) -> None:
+        """Note what a forward and backward pass works on: rows and length, tokens without filler, logits, pictures."""
+        images, tiles = (len(inputs[key]) if key in inputs else 0 for key in ("image_sizes", "pixel_values"))
+        flops = training_flops(self.model.config, self.recipe, *shape, tiles, positions)
+        self.meter.add(tokens.to(self.args.device), images, flops)
+
+    def _run_epoch(self, *args, **kwargs):
+        """Nothing where the last step was taken already: a run may be killed between it and the finished model."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
+    # Optimizer, order, progress
 
     def create_optimizer(self, model=None):
         """AdamW over the parts' groups."""
@@ -118,13 +121,103 @@ class LladaVTrainer(Trainer):
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset=None):
-        if not self.recipe.group_by_length:
-            return super()._get_train_sampler(train_dataset)
-        return LengthGroupedSampler(self.train_dataset.lengths(), self.recipe.global_batch_size, self.recipe.seed)
+        recipe = self.recipe
+        if not recipe.group_by_length:
+            return ShuffledSampler(len(self.train_dataset), recipe.seed)
+        return GroupedSampler(*self.train_dataset.measures(), recipe.global_batch_size, recipe.seed)
+
+    def log(self, logs, start_time=None):
+        """A log entry, with speed, memory and the time that is left where it is about training."""
+        if "loss" in logs:
+            logs |= self.speed()
+        super().log(logs, start_time)
+
+    def speed(self) -> dict[str, float]:
+        """Tokens and images a second, model FLOPs utilisation, memory, time left; all processes must ask."""
+        args, state = self.args, self.state
+        if self.peak_flops is None:
+            self.peak_flops = measured_peak(args.device, torch.bfloat16 if args.bf16 else torch.float32)
+        seconds, steps, counts = self.meter.read(state.global_step)
+        tokens, images, flops = self.accelerator.reduce(counts, "sum").tolist()
+        return {
+            "tokens_per_second": tokens / seconds,
+            "images_per_second": images / seconds,
+            "mfu": flops / seconds / (self.peak_flops * args.world_size),
+            "memory_gib": memory_gib(args.device),
+            "seconds_left": seconds / steps * (state.max_steps - state.global_step),
+        }
+
+    # Checkpoints
+
+    def _get_output_dir(self, trial=None):
+        return str(self.output if self.writing is None else self.writing)
+
+    def _save_checkpoint(self, model, trial):
+        """A checkpoint under its name once it is whole; until then under another one that nothing resumes from."""
+        with disk_errors(self.output):
+            self.start_writing()
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                folder = self.writing / f"checkpoint-{self.state.global_step}"
+                publish_checkpoint(folder, self.output, self.recipe.save_total)
+        self.writing = None
+        self.accelerator.wait_for_everyone()
+
+    def start_writing(self) -> None:
+        """Make the folder for what is not whole yet; all processes go on when it is there."""
+        self.writing = self.output / WRITING
+        if self.is_world_process_zero():
+            clear_writing(self.output)
+        self.accelerator.wait_for_everyone()
+
+    def finish(self) -> None:
+        """Put the finished model at the top of the output folder, whole or not at all."""
+        with disk_errors(self.output):
+            self.start_writing()
+            self.save_model(str(self.writing / "finished"))
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                publish_model(self.writing / "finished", self.output)
+        self.writing = None
+        self.accelerator.wait_for_everyone()
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """The model as `from_pretrained` takes it; of a projector stage the projector and the config alone."""
+        if not self.recipe.trains_projector_only:
+            return super().save_model(output_dir, _internal_call)
+        state = projector_state(self.model)
+        if self.args.should_save:
+            save_projector(state, output_dir)
+            self.model.config.save_pretrained(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if not self.recipe.trains_projector_only:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_projector(self.model, resume_from_checkpoint)
+
+    def checkpoint_bytes(self) -> int:
+        """About what one checkpoint takes on disk."""
+        saves_whole = not (self.recipe.lora_rank or self.recipe.trains_projector_only)
+        moments = 12 if self.is_deepspeed_enabled else 8  # DeepSpeed keeps float32 weights beside Adam's two
+        total = 0
+        for parameter in self.model.parameters():
+            count = getattr(parameter, "ds_numel", parameter.numel())
+            total += count * moments if parameter.requires_grad else 0
+            total += count * parameter.element_size() if parameter.requires_grad or saves_whole else 0
+        return total
 
 
 def training_arguments(recipe: Recipe, num_devices: int, **changes) -> TrainingArguments:
-    """transformers' arguments for a recipe; what the recipe does not say is the original's choice."""
+    """transformers' arguments for a recipe; what the recipe does not say is the original's choice.
+
+    Under ZeRO-3 they must be made before the model is loaded: they tell transformers to scatter it.
+    """
+    for package in recipe.report_to:
+        if find_spec(package) is None:
+            raise ImportError(f"report_to {package} needs {package}; install it with: bash init_env.sh train")
+    has_gpu = torch.cuda.is_available()
+    deepspeed = None if recipe.deepspeed is None else read_deepspeed(recipe.deepspeed)
     settings = dict(
         output_dir=recipe.output,
         per_device_train_batch_size=recipe.micro_batch_size,
@@ -135,19 +228,32 @@ def training_arguments(recipe: Recipe, num_devices: int, **changes) -> TrainingA
         warmup_steps=recipe.warmup_ratio,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
-        optim="adamw_torch",
+        # torch's fused AdamW is the one that is fast where DeepSpeed keeps the optimizer in main memory.
+        optim="adamw_torch_fused" if deepspeed and offloads(deepspeed) else "adamw_torch",
         bf16=recipe.bf16,
+        tf32=True if has_gpu and torch.cuda.get_device_capability() >= (8, 0) else None,
         gradient_checkpointing=recipe.gradient_checkpointing,
-        save_steps=recipe.save_steps,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        deepspeed=deepspeed,
+        save_strategy="steps" if recipe.save_steps else "no",
+        save_steps=recipe.save_steps or 1,
         save_total_limit=recipe.save_total,
         logging_steps=recipe.log_steps,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
         dataloader_num_workers=recipe.workers,
         dataloader_drop_last=True,
         remove_unused_columns=False,
         seed=recipe.seed,
-        report_to=[],
-        use_cpu=not torch.cuda.is_available(),
-        ddp_backend="gloo" if num_devices > 1 and not torch.cuda.is_available() else None,  # one process has no group
+        report_to=recipe.report_to,
+        use_cpu=not has_gpu,
+        ddp_backend="gloo" if num_devices > 1 and not has_gpu else None,  # one process has no group
         ddp_find_unused_parameters=False,
     )
-    return TrainingArguments(**settings | changes)
+    with warnings.catch_warnings():
+        # Newer versions of transformers rename it and take both names; older ones know this one alone.
+        warnings.filterwarnings("ignore", message="`gradient_checkpointing.*` is deprecated", category=FutureWarning)
+        arguments = TrainingArguments(**settings | changes)
+    if deepspeed is not None:
+        join_deepspeed()
+    return arguments

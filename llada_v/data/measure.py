@@ -1,0 +1,212 @@
+"""What kind of record each one is, and how many tokens it makes, exactly, pictures included.
+
+Pictures are not decoded for it: the header of a picture gives its size, the container of a video its frames. Text is
+tokenized many records at a time. The result lies beside the index and is made once.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from tqdm import tqdm
+
+from ..anyres import Layout, num_features
+from ..images import load_image, open_picture
+from ..processing_llada_v import LladaVProcessor, Visual, list_of, turns_of
+from ..video import count_frames, frames_at_fps, load_frames
+from .index import fingerprint, make_once
+from .records import BadRecord, Records
+
+FORMAT = 1
+MODALITIES = ("text", "image", "images", "video")
+"""Nothing to look at, one picture, several, a video."""
+CHUNK = 256  # records measured together
+UNKNOWN = -1  # length of a record that could not be measured
+NO_TILES = torch.empty(0)
+
+
+class Measure(NamedTuple):
+    """One record's modality (an index of MODALITIES) and length in tokens, or what is wrong with it."""
+
+    modality: int
+    length: int
+    error: BadRecord | None = None
+
+
+class Encoding(NamedTuple):
+    """The settings that a record's length depends on, beside the processor: see `Recipe`."""
+
+    style: str
+    max_frames: int
+    max_length: int
+
+
+class Measurer(TorchDataset):
+    """Measures chunks of records; chunk i holds the numbers from i * CHUNK on.
+
+    decode: also decode every picture, and every frame of a video that training takes.
+    """
+
+    def __init__(self, records: Records, processor: LladaVProcessor, encoding: Encoding, decode: bool = False):
+        self.records, self.processor, self.encoding, self.decode = records, processor, encoding, decode
+
+    def __len__(self) -> int:
+        return -(-len(self.records) // CHUNK)
+
+    def __getitem__(self, chunk: int) -> list[Measure]:
+        return self.measure(range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(self.records))))
+
+    def measure(self, numbers: Iterable[int]) -> list[Measure]:
+        """The measures of some records."""
+        parts: list[Measure | tuple[int, int, list[str]]] = []
+        for number in numbers:
+            try:
+                with self.records.reading(number) as record:
+                    parts.append(self.parts_of(record))
+            except BadRecord as error:
+                parts.append(Measure(0, UNKNOWN, error))
+        texts = [text for part in parts if not isinstance(part, Measure) for text in part[2]]
+        counts = iter(self.count_tokens(texts))
+        measures = []
+        for number, part in zip(numbers, parts, strict=True):
+            if not isinstance(part, Measure):
+                modality, features, pieces = part
+                part = Measure(modality, features + sum(next(counts) for _ in pieces))
+                try:
+                    check_length(part.length, self.encoding.max_length)
+                except ValueError as error:
+                    part = part._replace(error=self.records.bad(number, error))
+            measures.append(part)
+        return measures
+
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        """Tokens of each text as `LladaVProcessor.encode` makes them, in half its time: ids alone, no offsets."""
+        tokenizer = self.processor.tokenizer.backend_tokenizer
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return [len(encoded) for encoded in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def parts_of(self, record: dict) -> tuple[int, int, list[str]]:
+        """A record's modality, its features, and the pieces of text between them, as `encode_record` writes them."""
+        turns = turns_of(record)
+        images, video = list_of(record.get("image")), record.get("video")
+        if images:
+            visuals = [self.picture(image, len(images)) for image in images]
+        else:
+            visuals = [] if video is None else [self.video(video)]
+        modality = 0 if not visuals else 3 if not images else 1 if len(images) == 1 else 2
+        writer = PieceWriter(self.processor)
+        sequence_of = writer.caption_sequence if self.encoding.style == "caption" else writer.chat_sequence
+        return modality, len(sequence_of(turns, visuals).input_ids), writer.pieces
+
+    def picture(self, source, count: int) -> Visual:
+        """One of `count` pictures without its tiles."""
+        image = load_image(source) if self.decode else open_picture(source)[0]
+        layout, _ = self.processor.layout_of(count, self.encoding.style)
+        size = (image.height, image.width)
+        return Visual(NO_TILES, size, layout, num_features(layout, *size, self.processor.config))
+
+    def video(self, source) -> Visual:
+        """A video without its tiles."""
+
+        def rule(total, fps):
+            return frames_at_fps(total, fps, max_frames=self.encoding.max_frames)
+
+        frames = len(load_frames(source, rule)) if self.decode else count_frames(source, rule)
+        return Visual(NO_TILES, (1, 1), Layout.VIDEO, num_features(Layout.VIDEO, 1, 1, self.processor.config, frames))
+
+
+class PieceWriter(LladaVProcessor):
+    """A processor that collects the texts it would tokenize, so that many records can be tokenized together."""
+
+    def __init__(self, processor: LladaVProcessor):
+        self.__dict__ = dict(processor.__dict__)
+        self.pieces: list[str] = []
+
+    def encode(self, text: str) -> list[int]:
+        self.pieces += [text] if text else []
+        return []
+
+
+def check_length(length: int, max_length: int) -> None:
+    """Raise ValueError for a record that is too long. It is never cut: that would lose its answer or half a picture."""
+    if length > max_length:
+        raise ValueError(
+            f"{length} tokens are more than max_length {max_length}; raise max_length or remove the record"
+        )
+
+
+def measure_all(measurer: Measurer, workers: int, what: str) -> Iterator[list[Measure]]:
+    """The measures of all records, chunk by chunk in order, with a progress bar; `workers` processes, 0: this one."""
+    loader = DataLoader(
+        measurer,
+        batch_size=None,
+        num_workers=min(workers, len(measurer)),
+        collate_fn=as_it_is,
+        worker_init_fn=calm,
+    )
+    with tqdm(total=len(measurer.records), desc=what, unit=" records", mininterval=1, leave=False, disable=None) as bar:
+        for measures in loader:
+            bar.update(len(measures))
+            yield measures
+
+
+def as_it_is(measures: list[Measure]) -> list[Measure]:
+    """What the loader would otherwise turn into tensors."""
+    return measures
+
+
+def calm(worker: int) -> None:
+    """Keep a worker to one thread: there are as many workers as there should be threads."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)
+
+
+class Measures:
+    """modalities (int8) and lengths (int32) of all records, memory-mapped; made first unless they are there.
+
+    A record that could not be measured has the length UNKNOWN and counts as text. While they are made, `on_error` is
+    told each bad record's number and error; if it raises, nothing is kept.
+    """
+
+    def __init__(self, measurer: Measurer, workers: int, on_error: Callable[[int, BadRecord], None]):
+        index, encoding = measurer.records.index, measurer.encoding
+        what = {
+            "format": FORMAT,
+            "index": index.folder.name,
+            "image_roots": [source.image_roots for source in measurer.records.sources],
+            "style": encoding.style,
+            "max_frames": encoding.max_frames,
+            "processor": of_processor(measurer.processor),
+        }
+        folder = index.folder.with_name(f"{index.folder.name}-lengths-{fingerprint(what)}")
+
+        def build(draft: Path) -> None:
+            draft.mkdir()
+            modalities, lengths = np.zeros(len(index), np.int8), np.zeros(len(index), np.int32)
+            at = 0
+            for measures in measure_all(measurer, workers, "lengths"):
+                modalities[at : at + len(measures)] = [measure.modality for measure in measures]
+                lengths[at : at + len(measures)] = [measure.length for measure in measures]
+                for number, measure in enumerate(measures, start=at):
+                    if measure.error is not None:
+                        on_error(number, measure.error)
+                at += len(measures)
+            np.save(draft / "modalities.npy", modalities)
+            np.save(draft / "lengths.npy", lengths)
+
+        make_once(folder, build)
+        self.modalities = np.load(folder / "modalities.npy", mmap_mode="r")
+        self.lengths = np.load(folder / "lengths.npy", mmap_mode="r")
+
+
+def of_processor(processor: LladaVProcessor) -> str:
+    """A fingerprint of tokenizer and geometry."""
+    tokenizer = hashlib.sha256(processor.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    return fingerprint([tokenizer, processor.to_dict()])

@@ -1,0 +1,142 @@
+"""What a recipe's `data` names: files, several at once, mixtures with a share of each; and which records are taken.
+
+A mixture is YAML:
+
+    datasets:
+      - json_path: data/a.json
+      - json_path: data/b_{0..3}.jsonl
+        sampling_strategy: random:20%     # or all, first:N, end:N, random:N; N records or P%
+        image_root: data/b/images         # optional; otherwise the recipe's
+"""
+
+import itertools
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from .sources import SUFFIXES
+
+KEYS = ("json_path", "sampling_strategy", "image_root")
+STRATEGIES = "all, first:N, end:N or random:N, with N a number of records or P%"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data file, which of its records are taken, and the folders its pictures are looked for in."""
+
+    file: Path
+    strategy: str
+    image_roots: tuple[str, ...]
+
+
+def list_sources(data: str | list[str], image_root: str | list[str]) -> list[Source]:
+    """The files that a recipe names, in order.
+
+    Raises FileNotFoundError for a missing file or image root, ValueError for a name or mixture that cannot be read.
+    """
+    sources = []
+    for pattern in [data] if isinstance(data, str) else data:
+        for name in expand_braces(pattern):
+            if name.endswith((".yaml", ".yml")):
+                sources += read_mixture(Path(name), image_root)
+            else:
+                sources.append(Source(Path(name), "all", roots_of(image_root)))
+    if not sources:
+        raise ValueError("data names no file; give at least one")
+    for source in sources:
+        check_source(source)
+    return sources
+
+
+def roots_of(image_root: str | list[str]) -> tuple[str, ...]:
+    """One folder or several, as a tuple."""
+    return (image_root,) if isinstance(image_root, str) else tuple(image_root)
+
+
+def check_source(source: Source) -> None:
+    """Raise unless the file is there and of a known kind, its strategy is understood and its image roots exist."""
+    if source.file.suffix not in SUFFIXES:
+        raise ValueError(f"{source.file}: a data file ends in {', '.join(SUFFIXES)}, a mixture of them in .yaml")
+    if not source.file.is_file():
+        raise FileNotFoundError(f"no data file at {source.file}; see data/README.md for where each data set goes")
+    parse_strategy(source.strategy)
+    for root in source.image_roots:
+        if not Path(root).is_dir():
+            raise FileNotFoundError(
+                f"no image root at {root}; image_root names the folders that relative picture paths start from"
+            )
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """The names that a pattern stands for: `{a,b}` one of the words, `{08..11}` one of the numbers, as in a shell."""
+    choices = []
+    for part in re.split(r"(\{[^{}]*\})", pattern):
+        numbers = re.fullmatch(r"\{(\d+)\.\.(\d+)\}", part)
+        if numbers:
+            first, last = numbers.groups()
+            choices.append([f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)])
+        elif part.startswith("{") and part.endswith("}"):
+            choices.append([word.strip() for word in part[1:-1].split(",")])
+        else:
+            choices.append([part])
+    names = ["".join(words) for words in itertools.product(*choices)]
+    if not names or any("{" in name or "}" in name for name in names):
+        raise ValueError(f"{pattern} has braces that stand for nothing; write {{a,b}} or {{000..012}}")
+    return names
+
+
+def read_mixture(file: Path, image_root: str | list[str]) -> list[Source]:
+    """The sources of a YAML mixture, `image_root` where an entry has none of its own."""
+    if not file.is_file():
+        raise FileNotFoundError(f"no mixture at {file}; see data/README.md for what one looks like")
+    try:
+        mixture = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not valid YAML: {error}") from error
+    entries = mixture.get("datasets") if isinstance(mixture, dict) else None
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{file} is not a mixture: expected 'datasets', a list of entries with 'json_path'")
+    sources = []
+    for entry in entries:
+        strategy, root = entry.get("sampling_strategy", "all"), entry.get("image_root", image_root)
+        texts = [entry.get("json_path"), strategy, *(root if isinstance(root, list) else [root])]
+        if set(entry) - set(KEYS) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{file}: an entry has the keys {', '.join(KEYS)}, the last two optional; found {entry!r}")
+        sources += [Source(Path(name), strategy, roots_of(root)) for name in expand_braces(entry["json_path"])]
+    return sources
+
+
+def parse_strategy(strategy: str) -> tuple[str, int, bool]:
+    """(which end, how many, whether that is a percentage) of a sampling strategy; ("all", 0, False) for all."""
+    if strategy == "all":
+        return "all", 0, False
+    match = re.fullmatch(r"(first|end|random):(\d+)(%?)", strategy)
+    if not match:
+        raise ValueError(f"sampling_strategy is {strategy!r}; write {STRATEGIES}")
+    where, count, is_share = match[1], int(match[2]), bool(match[3])
+    if count < 1 or is_share and count > 100:
+        raise ValueError(f"sampling_strategy {strategy!r} takes {count}{match[3]}; it must be at least 1, at most 100%")
+    return where, count, is_share
+
+
+def select(strategy: str, total: int, seed: list[int]) -> range | np.ndarray:
+    """Which of `total` records a strategy takes, ascending. A percentage is rounded up.
+
+    seed: decides a random choice alone, so every process makes the same one.
+    Raises ValueError where there are fewer records than asked for.
+    """
+    where, count, is_share = parse_strategy(strategy)
+    if where == "all":
+        return range(total)
+    count = math.ceil(count * total / 100) if is_share else count
+    if count > total:
+        raise ValueError(f"sampling_strategy {strategy!r} asks for {count} of {total} records; lower it, or say all")
+    if where == "first":
+        return range(count)
+    if where == "end":
+        return range(total - count, total)
+    return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))

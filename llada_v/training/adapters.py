@@ -1,0 +1,109 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft: a frozen model that learns little, and merging them back.
+
+Also the frozen model in 4 bits (QLoRA, arXiv 2305.14314) where bitsandbytes and a GPU are there.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from ..configuration_llada_v import LladaVConfig
+from ..modeling_llada_v import LladaVForConditionalGeneration
+from ..processing_llada_v import LladaVProcessor
+from .recipe import Recipe
+
+ADAPTER_CONFIG = "adapter_config.json"
+# Every linear layer inside the blocks of a part; embeddings and head stay as they are.
+LINEARS = {
+    "language_model": r"language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
+    "vision_tower": r"vision_tower\.encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc\d)",
+}
+
+
+def import_peft():
+    """The package. Raises ImportError with what to install."""
+    try:
+        import peft
+    except ImportError as error:
+        raise ImportError("adapters need peft; install it with: bash init_env.sh train") from error
+    return peft
+
+
+def add_adapters(model: LladaVForConditionalGeneration, recipe: Recipe):
+    """A peft model around the frozen one: adapters in the trained parts' blocks; the projector, if trained, as a whole.
+
+    The adapters start as zero, so the model answers as before.
+    """
+    peft = import_peft()
+    parts = [LINEARS[part] for part in recipe.train if part in LINEARS]
+    settings = peft.LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=rf".*\.({'|'.join(parts)})",
+        modules_to_save=["multi_modal_projector"] if "projector" in recipe.train else None,
+    )
+    adapted = peft.get_peft_model(model, settings)
+    adapted.peft_config["default"].base_model_name_or_path = recipe.model
+    return adapted
+
+
+def quantization(recipe: Recipe):
+    """transformers' settings for a frozen model in 4 bits; None where the recipe does not ask for it.
+
+    Raises ValueError without a GPU, ImportError without bitsandbytes.
+    """
+    if recipe.quantize is None:
+        return None
+    if not torch.cuda.is_available():
+        raise ValueError("quantize 4bit needs a CUDA device, and none is here; set quantize to null")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise ImportError("quantize 4bit needs bitsandbytes; install it with: pip install bitsandbytes") from error
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=["lm_head", "multi_modal_projector", "vision_tower"],
+    )
+
+
+def merge(adapter: str | Path, output: str | Path, base: str | None = None) -> None:
+    """Write the model that base and adapter are together, in the base's own dtype, with its processor.
+
+    base: folder or hub name; None: the one that the adapter was trained on. Sums are taken in float32.
+    Raises FileNotFoundError where there is no adapter, ValueError for an output that exists.
+    """
+    peft = import_peft()
+    file = Path(adapter) / ADAPTER_CONFIG
+    if not file.is_file():
+        raise FileNotFoundError(f"no adapter at {adapter}: no {ADAPTER_CONFIG} there; name the output of a LoRA stage")
+    if Path(output).exists():
+        raise ValueError(f"{output} exists; name a folder to make")
+    base = base or json.loads(file.read_text())["base_model_name_or_path"]
+    model = LladaVForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
+    model = peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    dtype = LladaVConfig.from_pretrained(base).dtype
+    if dtype is not None:
+        model = model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+    LladaVProcessor.from_pretrained(base).save_pretrained(output)
+    model.save_pretrained(output)
+
+
+def main(argv: list[str]) -> None:
+    """`llada-v merge-lora ADAPTER DST`."""
+    parser = argparse.ArgumentParser(
+        prog="llada-v merge-lora", description="write base and adapter as one model folder", allow_abbrev=False
+    )
+    parser.add_argument("adapter", metavar="ADAPTER", help="output of a LoRA stage, or one of its checkpoints")
+    parser.add_argument("output", metavar="DST", help="folder to make")
+    parser.add_argument("--model", help="base model; default: the one that the adapter was trained on")
+    args = parser.parse_args(argv)
+    merge(args.adapter, args.output, args.model)
+    print(f"{args.output}: a whole model")

@@ -1,0 +1,46 @@
+"""Which turns of a conversation see each other: dialogue-causal attention, later turns hidden from earlier ones.
+
+A system message and the first question and answer are turn 0, each later question and its answer the next one.
+A position attends to all positions of its own turn and of those before: inside a turn attention stays bidirectional.
+"""
+
+import torch
+
+
+def conversation_ids(labels: torch.Tensor, start_header_id: int, eot_token_id: int, assistant_id: int) -> torch.Tensor:
+    """The turn (B, L) of each position, read off the labels of a batch (B, L), in which structural tokens are visible.
+
+    A message goes from a start of header to the next end of turn; it is an answer where the label behind its start is
+    `assistant_id`, the first token of that role. The turn grows where a question follows an answer. Positions between
+    messages, and filler behind the last, belong to the turn before them.
+    """
+    position = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
+    is_start, is_end = labels == start_header_id, labels == eot_token_id
+    # A start of header inside a message opens nothing.
+    opens = is_start & ~is_true(is_start, last_before(is_start | is_end, position))
+    next_label = torch.cat((labels[:, 1:], torch.full_like(labels[:, :1], eot_token_id)), dim=1)
+    is_answer = opens & (next_label == assistant_id)
+    follows_answer = is_true(is_answer, last_before(opens, position))
+    return (opens & ~is_answer & follows_answer).cumsum(1)
+
+
+def last_before(marks: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """The last marked position before each position (B, L); -1 where there is none."""
+    last = torch.where(marks, position, -1).cummax(1).values
+    return torch.cat((torch.full_like(last[:, :1], -1), last[:, :-1]), dim=1)
+
+
+def is_true(marks: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """marks (B, L) at the positions `at` (B, L); False where that is -1."""
+    return marks.gather(1, at.clamp_min(0)) & (at >= 0)
+
+
+def dialogue_causal_mask(turns: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+    """(B, 1, L, L) bool, True where row may see column, from the turns (B, L) of `conversation_ids`.
+
+    attention_mask: (B, L), 0 for filler that nobody sees.
+    """
+    mask = turns[:, None, :] <= turns[:, :, None]
+    if attention_mask is not None:
+        mask = mask & attention_mask.bool()[:, None, :]
+    return mask[:, None]

@@ -1,0 +1,59 @@
+"""What a recipe will do, printed without loading a weight: `train RECIPE --dry-run`."""
+
+from pathlib import Path
+
+from ..configuration_llada_v import LladaVConfig
+from ..data.mixture import list_sources
+from .build import count_trainable, empty_model, part_of
+from .recipe import Recipe
+from .saving import check_output, newest_checkpoint
+from .trainer import parameter_groups
+from .zero import offloads, read_deepspeed, zero_stage
+
+
+def print_plan(recipe: Recipe, num_devices: int) -> None:
+    """The resolved recipe, then what follows from it. Raises as the run itself would, except for what is not here."""
+    accumulation = recipe.accumulation(num_devices)
+    check_output(recipe)
+    settings = None if recipe.deepspeed is None else read_deepspeed(recipe.deepspeed)
+    config, where = config_of(recipe)
+    model = empty_model(recipe, config)
+    print(recipe.as_yaml())
+    total = sum(parameter.numel() for parameter in model.parameters())
+    print(f"model        {recipe.model} ({where}): {total:,} parameters")
+    rates = {part_of_group(model, group): group["lr"] for group in parameter_groups(model, recipe)}
+    for part, count in count_trainable(model).items():
+        print(f"  {part:15}" + (f"{count:,} trainable, learning rate {rates[part]:g}" if count else "frozen"))
+    print(f"data         {data_of(recipe)}")
+    print(
+        f"batch        {recipe.global_batch_size} records = {num_devices} devices x {recipe.micro_batch_size} records "
+        f"x {accumulation} forward passes"
+    )
+    print(f"precision    {'bfloat16' if recipe.bf16 else 'float32'}, attention {recipe.attn_implementation}")
+    place = "in main memory" if offloads(settings) else "on the device"
+    sharding = "none" if settings is None else f"ZeRO-{zero_stage(settings)}, optimizer {place} ({recipe.deepspeed})"
+    print(f"sharding     {sharding}")
+    newest = newest_checkpoint(recipe.output)
+    print(f"output       {recipe.output}, " + (f"goes on from {newest}" if newest else "from the beginning"))
+
+
+def config_of(recipe: Recipe) -> tuple[LladaVConfig, str]:
+    """The config of the recipe's model, and where it is from: the published sizes stand for a folder not here yet."""
+    if (Path(recipe.model) / "config.json").is_file():
+        return LladaVConfig.from_pretrained(recipe.model), "on this disk"
+    return LladaVConfig(), "not here yet, the published sizes are assumed"
+
+
+def part_of_group(model, group: dict) -> str:
+    """The part that a group of parameters belongs to."""
+    first = group["params"][0]
+    return next(part_of(name) for name, parameter in model.named_parameters() if parameter is first)
+
+
+def data_of(recipe: Recipe) -> str:
+    """The files that the recipe reads, or what is missing."""
+    try:
+        sources = list_sources(recipe.data, recipe.image_root)
+    except FileNotFoundError as error:
+        return f"not here yet: {error}"
+    return ", ".join(f"{source.file} ({source.strategy})" for source in sources)

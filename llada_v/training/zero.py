@@ -1,0 +1,52 @@
+"""DeepSpeed's settings files: read, and refused where they would undo what a recipe says."""
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+
+
+def read_deepspeed(file: str | Path) -> dict:
+    """The settings in a JSON file, for ZeRO stage 0 to 3.
+
+    Raises FileNotFoundError for a missing file, ValueError for what is not JSON or would overrule the recipe: an
+    `optimizer` section makes DeepSpeed forget the learning rates per part.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"no DeepSpeed settings at {file}; the project's are under scripts/deepspeed")
+    try:
+        settings = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    for section in ("optimizer", "scheduler"):
+        if section in settings:
+            raise ValueError(
+                f"{file} has a section {section!r}, with which the recipe's rates would be lost; remove it"
+            )
+    if zero_stage(settings) == 3 and not settings["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save"):
+        raise ValueError(
+            f"{file} lacks stage3_gather_16bit_weights_on_model_save: true, without which no model would be saved"
+        )
+    return settings
+
+
+def join_deepspeed() -> None:
+    """Let DeepSpeed see the group of processes: without it, it would load a model as if it were alone."""
+    import deepspeed
+
+    # It calls functions by names that newer versions of torch warn about, at every step.
+    warnings.filterwarnings("ignore", message="`torch.distributed.* is deprecated", category=FutureWarning)
+    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False)
+
+
+def zero_stage(settings: dict | None) -> int:
+    """What is scattered over the devices: 0 nothing, 1 the optimizer, 2 gradients as well, 3 weights as well."""
+    return 0 if settings is None else settings.get("zero_optimization", {}).get("stage", 0)
+
+
+def offloads(settings: dict | None) -> bool:
+    """Whether the optimizer lives in main memory."""
+    zero = {} if settings is None else settings.get("zero_optimization", {})
+    return zero.get("offload_optimizer", {}).get("device", "none") != "none"

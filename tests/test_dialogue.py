@@ -1,0 +1,61 @@
+"""Which turns see each other: the original's figures, and what they mean."""
+
+import pytest
+import torch
+from make_tokenizer import ASSISTANT_ID
+from published import golden
+
+from llada_v import LladaVConfig
+from llada_v.training.dialogue import conversation_ids, dialogue_causal_mask
+from llada_v.training.noise import IGNORE
+
+FIGURES = {record["name"]: record for record in golden("conversation_ids")}
+CONFIG = LladaVConfig()
+STRUCTURE = (CONFIG.start_header_id, CONFIG.eot_token_id, ASSISTANT_ID)
+START, END = STRUCTURE[:2]
+
+
+def ids_of(*rows) -> list:
+    return conversation_ids(torch.tensor(rows), *STRUCTURE).tolist()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_turns_are_those_of_the_original(name):
+    assert ids_of(FIGURES[name]["labels"]) == [FIGURES[name]["conversation_ids"]]
+
+
+def test_rows_of_a_batch_are_told_apart():
+    first, second = FIGURES["multi_turn"], FIGURES["starts_with_gpt"]
+    length = max(len(record["labels"]) for record in (first, second))
+    rows = [record["labels"] + [IGNORE] * (length - len(record["labels"])) for record in (first, second)]
+    expected = [record["conversation_ids"] for record in (first, second)]
+    expected = [ids + [ids[-1]] * (length - len(ids)) for ids in expected]
+    assert ids_of(*rows) == expected
+
+
+QUESTION, ANSWER = [START, IGNORE, END], [START, ASSISTANT_ID, 5, END]
+
+
+@pytest.mark.parametrize(
+    "labels, turns",
+    [
+        (QUESTION + ANSWER + QUESTION + QUESTION + ANSWER, [0] * 7 + [1] * 10),  # two questions in a row are one turn
+        (QUESTION + ANSWER + ANSWER + QUESTION, [0] * 11 + [1] * 3),
+        (ANSWER + QUESTION, [0] * 4 + [1] * 3),
+        ([START, START, ASSISTANT_ID, END, START, IGNORE, END], [0] * 7),  # a header inside a message opens none
+        ([IGNORE, IGNORE], [0, 0]),
+    ],
+)
+def test_a_turn_begins_where_a_question_follows_an_answer(labels, turns):
+    assert ids_of(labels) == [turns]
+
+
+def test_a_position_sees_its_own_turn_and_those_before():
+    mask = dialogue_causal_mask(torch.tensor([[0, 0, 1, 2]]))
+    assert mask.shape == (1, 1, 4, 4) and mask.dtype == torch.bool
+    assert mask[0, 0].int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+
+
+def test_filler_is_seen_by_nobody():
+    mask = dialogue_causal_mask(torch.tensor([[0, 1, 1]]), torch.tensor([[1, 1, 0]]))
+    assert mask[0, 0].int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 0]]
