@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Train the tiny model from random weights: the tower's sight, single things, whole pictures, tower and projector alone,
-# instructions.
+# Train the tiny model from random weights: the tower's sight, single things, whole pictures, signs and charts, tower and
+# projector alone, instructions in several turns, instructions in one.
 # An interrupted run goes on where it was: each stage resumes from its newest checkpoint, finished ones are kept.
 # To start again: rm -r exp/tiny
 set -euo pipefail
@@ -11,10 +11,10 @@ python=${PYTHON:-.venv/bin/python}
 if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then processes=1; else processes=2; fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((processes == 2 ? 1 : $(nproc)))}
 
-train() { # stage, then options of the data it learns from
+train() { # stage, then options of the data it learns from; none where its recipe names another stage's data
     local stage=$1
     shift
-    [ -d "data/toyworld/$stage" ] || "$python" -m llada_v.toyworld data "data/toyworld/$stage" "$@"
+    [ $# = 0 ] || [ -d "data/toyworld/$stage" ] || "$python" -m llada_v.toyworld data "data/toyworld/$stage" "$@"
     [ -f "exp/tiny/$stage/model.safetensors" ] ||
         "$python" -m torch.distributed.run --standalone --nproc-per-node "$processes" \
             -m llada_v train "scripts/recipes/tiny/$stage.yaml"
@@ -29,14 +29,19 @@ see() { # from, to, then options: the tower sees before it speaks, as SigLIP2 do
 [ -d exp/tiny/random ] || "$python" -m llada_v.toyworld model exp/tiny/random
 see random glance --steps 1200
 see glance sight --steps 2000 --seed 1
-train first_sight --style caption --count 8000 --max-things 1
-train captions --style caption --count 16000 --seed 1
+see sight reading --steps 3600 --seed 2
+see reading order --steps 1600 --seed 3
+train first_sight --style caption --count 6000 --kinds shapes --max-things 1
+train captions --style caption --count 80000 --seed 1
+train signs --style caption --count 24000 --kinds sign chart --seed 3
 train pretrain --style caption --count 4000 --seed 2
-train instruct --style instruct --count 40000 --max-turns 10
+train instruct --style instruct --count 60000 --max-turns 4
+train polish
+train single --style instruct --count 24000 --max-turns 1
 
 mkdir -p model/llada-v-tiny
 files="config.json generation_config.json model.safetensors processor_config.json tokenizer.json tokenizer_config.json"
 for file in $files recipe.yaml; do
-    cp "exp/tiny/instruct/$file" model/llada-v-tiny/
+    cp "exp/tiny/single/$file" model/llada-v-tiny/
 done
 OMP_NUM_THREADS=$(nproc) "$python" -m llada_v judge --model model/llada-v-tiny

@@ -7,6 +7,7 @@ from published import PUBLISHED_CONFIG, small_weights, write_folder
 
 from llada_v import LladaVConfig, LladaVForConditionalGeneration, LladaVProcessor
 from llada_v.toyworld import tiny
+from llada_v.toyworld.records import write_dataset
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +56,9 @@ def tiny_model(tiny_folder):
 def tiny_processor(tiny_folder):
     """The processor of that folder. Do not change it."""
     return LladaVProcessor.from_pretrained(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory):
+    """A folder with fourteen records of the small world."""
+    return write_dataset(tmp_path_factory.mktemp("data") / "toys", "train", 14, seed=0, style="instruct", max_turns=2)

@@ -46,19 +46,19 @@ class ScriptedModel:
 
     def generate(self, input_ids, sampler, generator, callback, return_dict_in_generate):
         self.sampler, self.seed = sampler, generator.initial_seed()
-        ids = torch.tensor([ord(letter) for letter in ANSWER] + [EOT] * (sampler.gen_length - len(ANSWER)))
+        ids = torch.tensor([ord(letter) for letter in ANSWER] + [EOT] * (sampler.canvas_length - len(ANSWER)))
 
-        def logits_of(canvas, rows, is_open):
-            positions = is_open.nonzero()[:, 1]
+        def logits_of(call):
+            positions = call.is_open.nonzero()[:, 1]
             logits = torch.zeros(len(positions), 128)
             # The front is surest, so the answer appears from left to right.
             logits[torch.arange(len(positions)), ids[positions]] = 20.0 - positions.float() / 10
             return logits
 
-        stops = [torch.tensor(stop) for stop in sampler.stop_token_ids]
-        canvas, stop_at, order = sample(logits_of, 1, sampler, MASK, stops, self.device, generator, callback)
-        answer = torch.cat((canvas[0, : int(stop_at[0])], torch.tensor(sampler.suffix_token_ids, dtype=torch.long)))
-        return SamplerOutput(answers=[answer], order=order, num_forwards=len(order))
+        found = sample(logits_of, 1, sampler, MASK, sampler.stop_token_ids, generator, callback)
+        suffix = torch.tensor(sampler.suffix_token_ids, dtype=torch.long)
+        answer = torch.cat((found.canvas[0, : int(found.ends[0])], suffix))
+        return SamplerOutput(answers=[answer], order=found.order, num_forwards=found.num_forwards)
 
 
 @pytest.fixture
@@ -120,23 +120,61 @@ def test_video_and_question_make_one_message(scripted):
     assert message["content"][0] == {"type": "video", "video": "clip.mp4"}
 
 
-def test_every_sampler_setting_has_an_option(scripted, picture):
-    options = {
+# Settings that go together in one command: name -> (words, value).
+SETTINGS = [
+    {
         "gen_length": (["--gen-length", "32"], 32),
         "steps": (["--steps", "16"], 16),
         "block_length": (["--block-length", "16"], 16),
         "temperature": (["--temperature", "0.01"], 0.01),
         "cfg_scale": (["--cfg-scale", "1.5"], 1.5),
         "remasking": (["--remasking", "random"], "random"),
+        "schedule": (["--schedule", "convex"], "convex"),
         "stop_token_ids": (["--stop", "ab", "--stop", "\n"], [[EOT], [97, 98], [10]]),
         "suffix_token_ids": (["--suffix", "ok"], [111, 107]),
-    }
-    assert set(options) == {field.name for field in dataclasses.fields(SamplerConfig)}
-    words = [word for given, _ in options.values() for word in given]
+    },
+    {
+        "gen_length": (["--gen-length", "auto"], "auto"),
+        "max_gen_length": (["--max-gen-length", "96"], 96),
+        "cache": (["--cache", "prompt"], "prompt"),
+        "refresh_interval": (["--refresh-interval", "0"], 0),
+        "rule": (["--rule", "threshold"], "threshold"),
+        "threshold": (["--threshold", "0.7"], 0.7),
+        "lookahead": (["--lookahead", "3"], 3),
+        "compile": (["--compile"], True),
+    },
+    {
+        "cache": (["--cache", "dllm"], "dllm"),
+        "prompt_interval": (["--prompt-interval", "9"], 9),
+        "gen_interval": (["--gen-interval", "5"], 5),
+        "transfer_ratio": (["--transfer-ratio", "0.5"], 0.5),
+        "rule": (["--rule", "factor"], "factor"),
+        "factor": (["--factor", "1.5"], 1.5),
+    },
+    {"rule": (["--rule", "entropy_bound"], "entropy_bound"), "entropy_bound": (["--entropy-bound", "0.3"], 0.3)},
+    {"rule": (["--rule", "margin"], "margin"), "margin": (["--margin", "0.6"], 0.6)},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: ",".join(settings))
+def test_the_options_of_the_sampler_reach_it(scripted, picture, settings):
+    words = [word for given, _ in settings.values() for word in given]
     cli.main(["generate", "--image", picture, "--question", "?", "--seed", "7", *words])
-    for name, (_, expected) in options.items():
+    for name, (_, expected) in settings.items():
         assert getattr(scripted.model.sampler, name) == expected, name
     assert scripted.model.seed == 7
+
+
+def test_every_sampler_setting_has_an_option():
+    named = {name for settings in SETTINGS for name in settings}
+    assert named == {field.name for field in dataclasses.fields(SamplerConfig)}
+
+
+def test_quantize_is_done_before_the_first_answer(scripted, picture, monkeypatch):
+    done = []
+    monkeypatch.setattr(llada_v.answer, "quantize", lambda model, bits: done.append((model, bits)))
+    cli.main(["generate", "--image", picture, "--question", "?", "--quantize", "int8"])
+    assert done == [(scripted.model, "int8")]
 
 
 def test_defaults_are_those_of_the_sampler_and_the_models_own_length(scripted, picture):
@@ -170,6 +208,7 @@ def test_gif_shows_every_question(scripted, picture, tmp_path):
         (["--image", "nothing.png", "--question", "?"], "no picture at nothing.png"),
         (["--video", "clip.mp4"], "add --question"),
         (["--question", "?", "--gen-length", "7", "--block-length", "2"], "not a multiple of block_length 2"),
+        (["--question", "?", "--threshold", "0.9"], "set rule='threshold'"),
         (["--question", "?", "--gif", "answer.png"], "ends in .gif"),
         (["--question", "?", "--model", "./no/such/folder"], "there is no folder ./no/such/folder"),
         (["--question", "?", "--model", "m", "--device", "abacus"], "device is 'abacus'"),

@@ -1,0 +1,90 @@
+"""Several processes: the same losses and weights as one process with the same global batch, and a stop all agree on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from runs import ROOT, changes_for, largest_difference, launch, losses, weights, words
+
+from llada_v.answer import answer, load
+from llada_v.toyworld.records import write_dataset
+
+pytestmark = pytest.mark.slow
+RUNS = {"DDP": None, "ZeRO-2": "zero2", "ZeRO-3": "zero3", "ZeRO-3 offload": "zero3_offload"}
+TWENTY = {"global_batch_size": 8, "epochs": 2.5, "save_steps": 8, "group_by_length": False}  # 64 records, 20 steps
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Sixty-four records, every fifth text alone: on some steps one process has pictures and the other has none.
+
+    DeepSpeed then mixes up gradients, or stops, unless both run the same modules in the same order.
+    """
+    folder = write_dataset(tmp_path_factory.mktemp("data") / "many", "train", 64, seed=0, style="instruct", max_turns=2)
+    records = json.loads((folder / "records.json").read_text())
+    for record in records[::5]:
+        del record["image"]
+        for turn in record["conversations"]:
+            turn["value"] = turn["value"].replace("<image>\n", "")
+    (folder / "records.json").write_text(json.dumps(records))
+    return folder
+
+
+def arguments(model, toys, output, deepspeed=None, **changes):
+    settings = None if deepspeed is None else f"scripts/deepspeed/{deepspeed}.json"
+    return words(changes_for(model, toys, output, deepspeed=settings, **TWENTY | changes))
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_folder, many, tmp_path_factory):
+    """The output of one process."""
+    output = tmp_path_factory.mktemp("alone") / "run"
+    done = launch("scripts/launch.sh", "scripts/recipes/tiny/instruct.yaml", *arguments(tiny_folder, many, output))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_train_as_one(tiny_folder, many, alone, tmp_path, name):
+    output = tmp_path / "run"
+    given = arguments(tiny_folder, many, output, RUNS[name])
+    done = launch("scripts/launch.sh", "scripts/recipes/tiny/instruct.yaml", "1", "2", *given)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ours, theirs = losses(output), losses(alone)
+    assert list(ours) == list(theirs) == list(range(1, 21))
+    difference = max(abs(ours[step] - theirs[step]) for step in ours)
+    print(f"{name}: losses {difference:.2g}, weights {largest_difference(weights(output), weights(alone)):.2g}")
+    assert difference < 1e-4
+    model, processor = load(output)
+    picture = str(next(many.rglob("*.png")))
+    assert answer(model, processor, "How many objects are there?", images=[picture]).num_forwards > 0
+
+
+@pytest.mark.parametrize("name", ["DDP", "ZeRO-2", "ZeRO-3"])
+def test_a_stop_that_one_process_hears_of_saves_all_of_them_and_the_run_goes_on_the_same(
+    tiny_folder, many, alone, tmp_path, name
+):
+    """SIGTERM reaches the launcher in the middle; the same command then ends as if nothing had been."""
+    output = tmp_path / "run"
+    given = arguments(tiny_folder, many, output, RUNS[name])
+    command = ["bash", "scripts/launch.sh", "scripts/recipes/tiny/instruct.yaml", "1", "2", *given]
+    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    log = tmp_path / "log"
+    with log.open("w") as stream:
+        running = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stream, stderr=stream)
+        while "step 3 of 20" not in log.read_text():
+            assert running.poll() is None, log.read_text()[-3000:]
+            time.sleep(0.1)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=300) != 0
+    stopped = [int(folder.name.rpartition("-")[2]) for folder in output.glob("checkpoint-*")]
+    assert len(stopped) == 1 and 3 <= stopped[0] < 8, log.read_text()[-3000:]
+    assert not (output / "model.safetensors").exists() and not (output / ".writing").exists()
+    done = launch("scripts/launch.sh", "scripts/recipes/tiny/instruct.yaml", "1", "2", *given)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ours, theirs = losses(output), losses(alone)
+    assert max(abs(ours[step] - theirs[step]) for step in theirs) < 1e-4 and list(ours) == list(range(1, 21))

@@ -1,0 +1,586 @@
+"""Benchmarks without lmms-eval: settings, prompts, tables, and the queue around a scripted lmms-eval."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from published import PLACEHOLDER, fill_in, golden
+
+from llada_v import LladaVProcessor, cli
+from llada_v.evaluation import results as tables
+from llada_v.evaluation import run, toyworld
+from llada_v.evaluation.gen_kwargs import settings_of
+from llada_v.evaluation.prompts import chat_prompt, messages_of, original_prompt
+from llada_v.evaluation.results import Row, draw_table, failed, markdown, read_log, rows_of, save_table
+from llada_v.evaluation.settings import SETTINGS_FILE, Benchmark, Score, chosen_tasks, read_settings
+from llada_v.processing_llada_v import SYSTEM_PROMPT
+
+ROOT = Path(__file__).resolve().parent.parent
+PICTURE = Image.new("RGB", (384, 384), "red")
+SEVENTEEN = (
+    "mmmu_val mmmu_pro_standard mmmu_pro_vision mmstar ai2d muirbench mmbench_en_dev seedbench videomme mlvu_dev mme "
+    "realworldqa chartqa docvqa_val infovqa_val mathvista_testmini mathverse_testmini_vision"
+).split()
+
+
+# The settings file
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return read_settings()
+
+
+def test_all_benchmarks_of_the_paper_have_their_settings(settings):
+    assert [task.name for task in chosen_tasks(settings, None)] == SEVENTEEN
+    short = set(SEVENTEEN) - {
+        "chartqa",
+        "docvqa_val",
+        "infovqa_val",
+        "mathvista_testmini",
+        "mathverse_testmini_vision",
+    }
+    lengths = {name: (2, 2, 2) for name in short} | {
+        "chartqa": (16, 16, 16),
+        "docvqa_val": (32, 32, 16),
+        "infovqa_val": (32, 32, 16),
+        "mathvista_testmini": (96, 96, 48),
+        "mathverse_testmini_vision": (64, 64, 32),
+    }
+    for name in SEVENTEEN:
+        sampling = settings[name].sampling("paper")
+        assert tuple(sampling.pop(key) for key in ("gen_length", "block_length", "steps")) == lengths[name]
+        assert sampling == {"temperature": 0.0, "cfg_scale": 0.0, "remasking": "low_confidence"}
+        assert settings[name].think_mode == ("think" if name.startswith("math") else "no_think")
+        assert settings[name].until == (("\n",) if name == "chartqa" else ())
+
+
+@pytest.mark.parametrize("preset", ["paper", "fast"])
+def test_every_task_has_settings_that_the_sampler_takes(settings, processor, preset):
+    for task in settings.values():
+        if not task.is_likelihood:
+            settings_of(parsed(task.gen_kwargs(preset)), processor, 128)
+
+
+def parsed(gen_kwargs):
+    """As lmms-eval reads --gen_kwargs: commas inside brackets do not part."""
+    found = {}
+    for part in re.split(r",(?![^\[]*\])", gen_kwargs):
+        name, value = part.split("=", 1)
+        try:
+            found[name] = float(value) if "." in value else int(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def test_stop_strings_and_mode_survive_the_command_line(settings, processor):
+    found = settings_of(parsed(settings["chartqa"].gen_kwargs("paper")), processor, 128)
+    assert found.until == ("\n",) and found.think_mode == "no_think"
+    assert processor.encode("\n") in found.sampler.stop_token_ids
+
+
+def test_the_fast_preset_changes_what_it_names_alone(settings):
+    task = settings["mathvista_testmini"]
+    paper, fast = task.sampling("paper"), task.sampling("fast")
+    assert {key for key in paper.keys() | fast.keys() if paper.get(key) != fast.get(key)} == set(task.fast)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda table: table.update(task={}), "has the key 'task'; did you mean 'tasks'"),
+        (
+            lambda table: table["every"].update(temprature=0),
+            "every has the key 'temprature'; did you mean 'temperature'",
+        ),
+        (
+            lambda table: table["tasks"]["mme"].update(gen_lenght=2),
+            "mme has the key 'gen_lenght'; did you mean 'gen_length'",
+        ),
+        (lambda table: table["tasks"]["mme"]["fast"].update(cfg=1), "mme, fast has the key 'cfg'"),
+        (lambda table: table["tasks"]["mme"]["scores"][0].update(papers=1), "mme, scores has the key 'papers'"),
+        (lambda table: table["tasks"]["mme"]["scores"][0].update(by="gpt"), "by is 'gpt'; choose one of"),
+        (lambda table: table["tasks"]["mme"].update(think_mode="deep"), "mme: think_mode is 'deep'"),
+        (lambda table: table["tasks"]["mme"].pop("scores"), "mme has no scores"),
+        (lambda table: table["tasks"].update(mme=[1]), "mme is .*expected keys"),
+    ],
+)
+def test_a_wrong_key_in_the_settings_is_named(tmp_path, change, told):
+    table = yaml.safe_load(SETTINGS_FILE.read_text())
+    change(table)
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(table))
+    with pytest.raises(ValueError, match=told):
+        read_settings(tmp_path / "settings.yaml")
+
+
+def test_a_settings_file_that_is_no_yaml_says_so(tmp_path):
+    (tmp_path / "settings.yaml").write_text("tasks: [")
+    with pytest.raises(ValueError, match="settings.yaml is not YAML"):
+        read_settings(tmp_path / "settings.yaml")
+
+
+def test_an_unknown_task_is_named_with_its_neighbours(settings):
+    with pytest.raises(ValueError, match="no task 'mmstarr' in the settings; did you mean mmstar"):
+        chosen_tasks(settings, "mme,mmstarr")
+
+
+def test_groups_of_tasks_can_be_named_and_nothing_runs_twice(settings):
+    names = [task.name for task in chosen_tasks(settings, "mme,toyworld,toyworld_video")]
+    assert names == ["mme", *(name for name in settings if name.startswith("toyworld_"))]
+    assert len(names) == 7
+
+
+# Generation settings
+
+
+def test_settings_reach_the_sampler_by_their_own_names(processor):
+    given = {"gen_length": 8, "steps": 4, "block_length": 4, "cfg_scale": 0.5, "temperature": 0.2, "cache": "none"}
+    found = settings_of(given, processor, 128).sampler
+    assert all(getattr(found, name) == value for name, value in given.items())
+    assert found.stop_token_ids == [[processor.config.eot_token_id]]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"cfg": 0}, "has 'cfg', which is no setting; did you mean 'cfg_scale'"),
+        ({"gen_steps": 2}, "has 'gen_steps', which is no setting"),
+        ({"stop_token_ids": [[1]]}, "has 'stop_token_ids', which is no setting"),
+        ({"top_p": 0.9}, "top_p=0.9, which the sampler lacks; --gen_kwargs top_p=1"),
+        ({"num_beams": 5}, "num_beams=5, which the sampler lacks"),
+        ({"think_mode": "maybe"}, "think_mode is 'maybe'; choose one of think, no_think"),
+        ({"gen_length": 10, "block_length": 4}, "not a multiple of block_length"),
+        ({"gen_length": "long"}, "gen_length is 'long'"),
+    ],
+)
+def test_a_setting_that_cannot_be_met_stops_the_run(processor, given, told):
+    with pytest.raises(ValueError, match=told):
+        settings_of(given, processor, 128)
+
+
+def test_what_task_files_say_to_other_models_is_let_pass(processor):
+    given = {"max_new_tokens": 16, "do_sample": False, "top_p": 1.0, "num_beams": 1, "temperature": 0, "until": None}
+    assert settings_of(given, processor, 128).sampler.gen_length == 16
+    assert settings_of(given | {"max_new_tokens": 16384}, processor, 128).sampler.gen_length == 128
+    assert settings_of(given | {"gen_length": 64}, processor, 128).sampler.gen_length == 64
+
+
+def test_stops_that_cannot_end_an_answer_are_left_out(processor):
+    found = settings_of({"gen_length": 2, "until": ["ASSISTANT:", "\n", "\nQ"]}, processor, 128)
+    assert found.sampler.stop_token_ids == [[processor.config.eot_token_id], processor.encode("\n")]
+    assert found.until == ("ASSISTANT:", "\n", "\nQ")
+
+
+# Prompts
+
+
+@pytest.fixture(scope="module")
+def original(processor):
+    """The processor that writes prompts as the original does."""
+    return LladaVProcessor(processor.tokenizer, processor.config, reproduce_original=True)
+
+
+def ids_with_one_placeholder(sequence, config):
+    """A prompt's ids, each picture as the figures write it."""
+    folded, visuals = [], iter(sequence.visuals)
+    left = 0
+    for token in sequence.input_ids:
+        if token != config.image_token_id:
+            folded.append(token)
+            continue
+        if left == 0:
+            left = next(visuals).num_features
+            folded.append(PLACEHOLDER)
+        left -= 1
+    return folded
+
+
+def test_the_originals_prompt_is_the_recorded_one_token_by_token(original):
+    record = golden("prompts")[0]
+    question = record["turns"][0][0].removeprefix("<image>\n")
+    prompt = original_prompt(original, question, [PICTURE])
+    assert ids_with_one_placeholder(prompt, original.config) == record["input_ids"]
+    expected = fill_in([record["input_ids"]], [prompt.visuals[0].num_features], original.config.image_token_id)
+    assert prompt.input_ids == expected[0].tolist()
+
+
+def text_of(processor, sequence):
+    """The prompt of a sequence between its headers, a picture's features written as <image>."""
+    ids = ids_with_one_placeholder(sequence, processor.config)
+    image = processor.encode("<image>")
+    flat = [token for id in ids for token in (image if id == PLACEHOLDER else [id])]
+    return (
+        processor.decode(flat).split("<|start_header_id|>user<|end_header_id|>\n\n")[1].split("<|start_header_id|>")[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("context", "count", "mode", "expected"),
+    [
+        # Lost with the original: the newline behind the last picture, the spaces between pictures.
+        ("What?\nA. cat", 1, "no_think", "<image>What?\nA. cat /no_think<|eot_id|>"),
+        ("What?", 1, "think", "<image>What? /think<|eot_id|>"),
+        ("What?", 1, None, "<image>What?<|eot_id|>"),
+        (" What? ", 2, "no_think", "<image><image> What?  /no_think<|eot_id|>"),
+        ("\nWhat?", 1, None, "<image>\nWhat?<|eot_id|>"),
+        # Neither text alone nor a context with its own <image> gets a suffix; the latter loses a token behind each.
+        ("What?", 0, "no_think", "What?<|eot_id|>"),
+        ("Is <image> like <image>?", 2, "think", "Is <image>like <image><|eot_id|>"),
+        ("See <image>", 1, "think", "See <image>"),
+        ("<image 1> is what?", 1, "no_think", "<image><image 1> is what? /no_think<|eot_id|>"),
+    ],
+)
+def test_what_the_original_makes_of_a_context(original, context, count, mode, expected):
+    prompt = original_prompt(original, context, [PICTURE] * count, mode)
+    assert text_of(original, prompt) == expected
+    assert [visual.num_features for visual in prompt.visuals] == [1485] * (count == 1) + [729] * (
+        count if count > 1 else 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("context", "count", "mode", "expected"),
+    [
+        ("What?\nA. cat", 1, "no_think", "<image>\nWhat?\nA. cat /no_think<|eot_id|>"),
+        ("What?", 2, "think", "<image> <image>\nWhat? /think<|eot_id|>"),
+        ("What?", 0, "no_think", "What? /no_think<|eot_id|>"),
+        ("Is <image> like <image>?", 2, "think", "Is <image> like <image>? /think<|eot_id|>"),
+        ("What is <image>?", 1, None, "<image>\nWhat is ?<|eot_id|>"),
+    ],
+)
+def test_a_prompt_is_laid_out_as_in_training(processor, context, count, mode, expected):
+    prompt = chat_prompt(processor, messages_of(context, [PICTURE] * count), mode)
+    assert text_of(processor, prompt) == expected
+    assert [visual.num_features for visual in prompt.visuals] == [1485] * (count == 1) + [730] * (
+        count if count > 1 else 0
+    )
+
+
+def test_pictures_stay_where_a_chat_has_them(processor):
+    parts = [
+        {"type": "text", "text": "First"},
+        {"type": "image", "url": PICTURE},
+        {"type": "text", "text": "then"},
+        {"type": "image", "url": PICTURE},
+        {"type": "text", "text": "which?"},
+    ]
+    prompt = chat_prompt(processor, [{"role": "user", "content": parts}], "no_think")
+    assert text_of(processor, prompt) == "First<image>then<image>which? /no_think<|eot_id|>"
+
+
+def test_the_training_system_prompt_is_put_in_front_and_the_answer_opened(processor):
+    text = processor.decode(chat_prompt(processor, messages_of("Hello?", [])).input_ids)
+    assert text.startswith(f"<|startoftext|><|start_header_id|>system<|end_header_id|>\n\n{SYSTEM_PROMPT}<|eot_id|>")
+    assert text.endswith("<|start_header_id|>assistant<|end_header_id|>\n\n")
+
+
+def test_a_list_of_frames_is_one_video(processor):
+    prompt = chat_prompt(processor, messages_of("What?", [[PICTURE] * 3]))
+    assert text_of(processor, prompt) == "<image>\nWhat?<|eot_id|>"
+    assert len(prompt.visuals) == 1 and len(prompt.visuals[0].tiles) == 3
+
+
+@pytest.mark.parametrize("make", [original_prompt, lambda processor, *rest: chat_prompt(processor, messages_of(*rest))])
+def test_more_placeholders_than_pictures_are_refused(original, make):
+    with pytest.raises(ValueError, match="2 <image> for 1"):
+        make(original, "<image> or <image>?", [PICTURE])
+
+
+# The table
+
+
+def results_of(metrics, documents=4):
+    return {"results": {"task": metrics}, "n-samples": {"task": {"original": 9, "effective": documents}}}
+
+
+BENCHMARK = Benchmark("task", {"gen_length": 2}, (Score("acc", paper=48.6), Score("judge_acc", by="judge", scale=1.0)))
+
+
+def test_a_row_has_score_difference_seconds_and_skipped_documents():
+    log = [
+        {"task": "task", "doc_id": 0, "idx": 0, "seconds": 1.0},
+        {"task": "task", "doc_id": 1, "idx": 0, "seconds": 2.0},
+        {"task": "task", "doc_id": 2, "idx": 0, "skipped": "document 2 of task cannot be read"},
+    ]
+    (row,) = rows_of(BENCHMARK, results_of({"acc,none": 0.5, "acc_stderr,none": 0.1}), log, "2/2/2")
+    assert (row.score, row.paper, row.seconds, row.documents, row.skipped) == (50.0, 48.6, 1.5, 4, 1)
+    assert row.difference == pytest.approx(1.4)
+    assert row.cells() == ["task", "50.0", "48.6", "+1.4", "1.50", "4", "1", "lmms-eval", "2/2/2"]
+
+
+def test_a_judge_stands_beside_the_rules_only_where_it_ran():
+    rules = Benchmark("math", {}, (Score("rule_accuracy", by="rules"), Score("judge_acc", by="judge", scale=1.0)))
+    without = rows_of(rules, results_of({"rule_accuracy,none": 0.5}), [], "")
+    both = rows_of(rules, results_of({"rule_accuracy,none": 0.5, "judge_acc,none": 55.0}), [], "")
+    assert [row.cells()[7] for row in without] == ["rule-based extraction"]
+    assert [(row.cells()[7], row.score) for row in both] == [("rule-based extraction", 50.0), ("judge model", 55.0)]
+
+
+def test_a_group_has_the_mean_of_its_tasks():
+    results = {
+        "results": {"a": {"acc,none": 0.2}, "b": {"acc,answer": 0.6}, "group": {"alias": "group"}},
+        "n-samples": {"a": {"effective": 2}, "b": {"effective": 2}},
+    }
+    (row,) = rows_of(Benchmark("group", {}, (Score("acc"),)), results, [], "")
+    assert row.score == pytest.approx(40.0)
+
+
+def test_a_metric_that_is_not_there_is_named_with_those_that_are():
+    with pytest.raises(ValueError, match="no metric 'acc'; there are exact_match,none"):
+        rows_of(BENCHMARK, results_of({"exact_match,none": 0.5}), [], "")
+
+
+def test_the_error_of_log_likelihoods_is_in_the_table():
+    log = [{"task": "t", "doc_id": 0, "idx": i, "seconds": 1.0, "standard_error": 0.1 * i} for i in (0, 1)]
+    (row,) = rows_of(Benchmark("t", {}, (Score("acc"),)), results_of({"acc,none": 1.0}), log, "128 masks")
+    assert row.cells()[-1] == "128 masks, error 0.050 nats" and row.seconds == 2.0
+
+
+def test_of_several_log_lines_about_one_request_the_last_counts_and_a_cut_one_none(tmp_path):
+    lines = [{"task": "t", "doc_id": 0, "idx": 0, "skipped": "x"}, {"task": "t", "doc_id": 0, "idx": 0, "seconds": 1.0}]
+    (tmp_path / "log.rank0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"task": "t", "do')
+    (tmp_path / "log.rank1.jsonl").write_text(json.dumps({"task": "t", "doc_id": 1, "idx": 0, "seconds": 3.0}) + "\n")
+    assert [entry["seconds"] for entry in read_log(tmp_path)] == [1.0, 3.0]
+
+
+ROWS = [
+    Row("mmstar", "2/2/2 no_think", "lmms-eval", 60.0, 60.1, 1.25, 1500),
+    Row("mme perception", "2/2/2", "lmms-eval", 1500.0, 1507.0, 1.0, 10, 2),
+    failed(BENCHMARK, "2/2/2", "document 3 of task cannot be read | broken"),
+]
+
+
+def test_the_table_is_written_as_markdown_json_and_a_picture(tmp_path):
+    save_table(ROWS, tmp_path, "model, preset paper", {"model": "m"})
+    text = (tmp_path / "table.md").read_text()
+    assert text.startswith("# model, preset paper") and markdown(ROWS) in text
+    assert "failed: document 3 of task cannot be read \\| broken" in text
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["model"] == "m" and table["rows"][0]["difference"] == pytest.approx(-0.1)
+    assert table["rows"][1]["skipped"] == 2 and table["rows"][2]["score"] is None
+    assert Image.open(tmp_path / "table.png").size == draw_table(ROWS, "t").size
+
+
+def test_every_line_of_the_markdown_table_is_as_wide():
+    lines = markdown(ROWS).splitlines()
+    assert len({len(line) for line in lines}) == 1 and len(lines) == 2 + len(ROWS)
+
+
+def test_a_longer_bar_is_a_larger_score_and_the_mark_is_the_papers():
+    image = draw_table([Row("half", "", "lmms-eval", 50.0, 75.0), Row("all", "", "lmms-eval", 100.0)], "t")
+    left = tables.MARGIN + tables.NAME_WIDTH
+    middles = [tables.MARGIN + tables.ROW_HEIGHT * (index + 1) + 9 for index in range(2)]
+    bars = [
+        sum(image.getpixel((x, middle)) == tables.OURS for x in range(left, left + tables.BAR_WIDTH + 1))
+        for middle in middles
+    ]
+    assert bars[0] == pytest.approx(bars[1] / 2, abs=2)
+    marks = [x for x in range(left, left + tables.BAR_WIDTH) if image.getpixel((x, middles[0])) == tables.THEIRS]
+    assert marks and marks[0] - left == pytest.approx(0.75 * tables.BAR_WIDTH, abs=2)
+
+
+# The queue
+
+
+class ScriptedLmmsEval:
+    """Stands for the processes that run lmms-eval: writes what they would, or fails."""
+
+    def __init__(self, failing=()):
+        self.failing, self.commands = failing, []
+
+    def __call__(self, command, stdout, stderr, env):
+        self.commands.append(command)
+        values = dict(zip(command, command[1:], strict=False))
+        name = Path(values["--output_path"]).name
+        if name in self.failing:
+            stdout.write("Traceback (most recent call last):\nValueError: document 3 cannot be read\n")
+            return subprocess.CompletedProcess(command, self.failing[name])
+        metrics = {"exact_match,none": 0.25, "accuracy,none": 0.25}
+        folder = Path(values["--output_path"]) / "model"
+        folder.mkdir(parents=True, exist_ok=True)
+        results = {"results": {name: metrics}, "n-samples": {name: {"effective": 4}}}
+        (folder / f"{time.time()}_results.json").write_text(json.dumps(results))
+        return subprocess.CompletedProcess(command, 0)
+
+
+@pytest.fixture
+def queue(monkeypatch, tiny_folder, tmp_path):
+    """Run tasks with a scripted lmms-eval: (status, table, the scripted one)."""
+    monkeypatch.setattr(run, "check_installed", lambda: None)
+    monkeypatch.setattr(run, "version", lambda package: "0")
+    monkeypatch.setattr(run, "write_tasks", lambda count: None)
+
+    def start(tasks, *options, failing=None):
+        scripted = ScriptedLmmsEval(failing or {})
+        monkeypatch.setattr(run.subprocess, "run", scripted)
+        argv = ["--model", str(tiny_folder), "--tasks", tasks, "--output", str(tmp_path), *options]
+        status = run.main(argv)
+        table = max(tmp_path.glob("*/*/table.json"), key=lambda file: file.stat().st_mtime_ns)
+        return status, json.loads(table.read_text())["rows"], scripted
+
+    return start
+
+
+def test_a_failed_task_is_reported_the_others_go_on_and_the_status_says_so(queue, capsys):
+    tasks = "toyworld_video,toyworld_reasoning,toyworld_short_answer"
+    # lmms-eval ends with 0 after most errors.
+    status, rows, scripted = queue(tasks, failing={"toyworld_video": 0, "toyworld_reasoning": 1})
+    assert status == 1 and len(scripted.commands) == 3
+    assert [row["problem"] for row in rows] == ["document 3 cannot be read"] * 2 + [None]
+    told = capsys.readouterr()
+    assert "toyworld_video: failed: document 3 cannot be read (see" in told.err
+    assert "| toyworld_short_answer | 25.0" in told.out
+
+
+def test_a_finished_task_is_not_run_again_and_a_failed_one_is(queue):
+    tasks = "toyworld_video,toyworld_short_answer"
+    assert queue(tasks, failing={"toyworld_video": 1})[0] == 1
+    status, rows, scripted = queue(tasks)
+    assert status == 0 and len(scripted.commands) == 1
+    assert [row["score"] for row in rows] == [25.0, 25.0]
+    assert len(queue(tasks, "--fresh")[2].commands) == 2
+
+
+def test_other_settings_run_a_finished_task_again(queue):
+    queue("toyworld_video")
+    assert len(queue("toyworld_video", "--limit", "2")[2].commands) == 1
+    assert len(queue("toyworld_video", "--limit", "2")[2].commands) == 0
+
+
+def test_another_number_of_processes_does_not(queue):
+    queue("toyworld_video")
+    assert len(queue("toyworld_video", "--num-processes", "2")[2].commands) == 0
+
+
+def test_the_command_carries_settings_and_model(queue, tiny_folder):
+    command = queue("toyworld_video", "--preset", "fast", "--on-bad-document", "skip", "--limit", "3")[2].commands[0]
+    values = dict(zip(command, command[1:], strict=False))
+    assert command[:3] == [sys.executable, "-m", "lmms_eval"]
+    assert values["--model"] == "llada_v" and values["--tasks"] == "toyworld_video" and values["--limit"] == "3"
+    assert f"pretrained={tiny_folder}" in values["--model_args"] and "on_bad_document=skip" in values["--model_args"]
+    assert "rule=factor" in values["--gen_kwargs"] and "steps" not in values["--gen_kwargs"]
+    assert "--force_simple" not in command
+    likelihood = queue("toyworld_likelihood")[2].commands[0]
+    assert "--force_simple" in likelihood and "--gen_kwargs" not in likelihood
+
+
+def test_the_originals_prompts_need_plain_requests_and_get_a_table_of_their_own(queue, tmp_path):
+    command = queue("toyworld_video", "--reproduce-original")[2].commands[0]
+    assert "--force_simple" in command and "reproduce_original=True" in command[command.index("--model_args") + 1]
+    assert (tmp_path / "model" / "paper-original" / "table.md").is_file()
+
+
+def test_several_processes_start_through_torchrun(queue):
+    command = queue("toyworld_video", "--num-processes", "2")[2].commands[0]
+    assert command[1:6] == ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m"]
+
+
+def test_several_machines_meet_where_the_environment_says(queue, monkeypatch, tiny_folder, tmp_path):
+    with pytest.raises(ValueError, match="2 nodes need MASTER_ADDR"):
+        run.main(["--nodes", "2", "--tasks", "toyworld_video"])
+    monkeypatch.setenv("MASTER_ADDR", "first")
+    monkeypatch.setenv("NODE_RANK", "1")
+    scripted = ScriptedLmmsEval()
+    monkeypatch.setattr(run.subprocess, "run", scripted)
+    argv = ["--model", str(tiny_folder), "--tasks", "toyworld_video", "--output", str(tmp_path), "--nodes", "2"]
+    assert run.main(argv) == 0
+    assert {"--nnodes=2", "--node-rank=1", "--master-addr=first", "--master-port=29199"} <= set(scripted.commands[0])
+    assert not list(tmp_path.glob("*/*/table.json")), "the first machine writes the table"
+
+
+def test_the_best_line_of_a_log_is_found(tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text(
+        "INFO start\n\x1b[31mTraceback (most recent call last):\x1b[0m\n"
+        "[rank1]: llada_v.evaluation.lmms.BadDocument: document 7 of ai2d cannot be read\n"
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n====\nexitcode : 1\n"
+    )
+    assert run.problem_in(log) == "document 7 of ai2d cannot be read"
+    log.write_text("killed\n")
+    assert run.problem_in(log) == "killed"
+    log.write_text("")
+    assert run.problem_in(log) == "no output"
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--tasks", "mmstarr"], "no task 'mmstarr'"),
+        (["--limit", "0"], "--limit is 0; it must be at least 1"),
+        (["--settings", "nowhere.yaml"], "no settings at nowhere.yaml"),
+    ],
+)
+def test_a_request_that_cannot_be_met_ends_with_one_line_and_status_2(argv, told, capsys):
+    assert cli.main(["evaluate", *argv]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and told in lines[0]
+
+
+def test_a_model_folder_without_a_processor_is_said_before_anything_runs(queue, tmp_path, monkeypatch):
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text("{}")
+    with pytest.raises(OSError, match="has no tokenizer.json"):
+        run.main(["--model", str(tmp_path / "bare"), "--tasks", "toyworld_video", "--output", str(tmp_path)])
+
+
+def test_a_changed_model_or_code_has_another_fingerprint(tmp_path, settings, monkeypatch):
+    monkeypatch.setattr(run, "version", lambda package: "0")
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    before = run.fingerprint(settings["toyworld_video"], str(tmp_path))
+    assert run.fingerprint(settings["toyworld_video"], str(tmp_path)) == before
+    (tmp_path / "model.safetensors").write_bytes(b"2")
+    assert run.fingerprint(settings["toyworld_video"], str(tmp_path)) != before
+
+
+# The small world's tasks
+
+
+def test_every_task_file_of_the_small_world_has_its_settings_and_data(settings):
+    files = {file.stem: file.read_text() for file in toyworld.TASKS.glob("*.yaml")}
+    assert set(files) == {name for name in settings if name.startswith("toyworld_")}
+    kinds = {re.search(r"data/(\w+)\.parquet", text)[1] for text in files.values()}
+    assert kinds == {*toyworld.ASKED, "multiple_choice"}
+
+
+def test_every_settings_row_with_files_of_its_own_has_them(settings):
+    for task in settings.values():
+        if task.files is not None:
+            assert list((ROOT / "eval" / "tasks" / task.files).glob("*.yaml")), task.name
+
+
+def test_options_are_alike_different_and_hold_the_answer():
+    rows = list(toyworld.multiple_choice(28, 1))
+    for row in rows:
+        assert row["answer"] in row["choices"] and len(set(row["choices"])) == len(row["choices"]) >= 2
+        assert len({choice.isdigit() for choice in row["choices"]}) == 1
+    assert len({row["choices"].index(row["answer"]) for row in rows}) > 2
+    assert [row["choices"] for row in toyworld.multiple_choice(28, 1)] == [row["choices"] for row in rows]
+
+
+def test_data_are_written_once_and_the_same(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="the task data are parquet files, written with datasets")
+    folder = toyworld.write_tasks(tmp_path / "a", count=2)
+    first = {file.name: file.stat().st_mtime_ns for file in folder.glob("*.parquet")}
+    toyworld.write_tasks(folder, count=2)
+    assert {file.name: file.stat().st_mtime_ns for file in folder.glob("*.parquet")} == first
+    rows = datasets.Dataset.from_parquet(str(folder / "multi_image.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert len(rows) == 2 and len(rows[0]["images"]) == 2
+    toyworld.write_tasks(folder, count=3)
+    assert len(datasets.Dataset.from_parquet(str(folder / "video.parquet"), cache_dir=str(tmp_path / "cache"))) == 3
+
+
+def test_scores_compare_as_the_judge_does():
+    doc = {"id": "1", "family": "reasoning", "question": "How many?", "answer": "red 3, blue 4. 3 + 4. Answer: 7"}
+    assert toyworld.judged(doc, ["I think. Answer:  7"]) == {"exact_match": 1.0}
+    assert toyworld.judged(doc, ["3"]) == {"exact_match": 0.0}
+    assert toyworld.chosen({"choices": ["red", "blue"], "answer": "blue"}, ["(B)"]) == {"accuracy": 1.0}
+    choice = {"choices": ["red", "blue"], "answer": "blue"}
+    assert toyworld.likeliest(choice, ["[-3.5, false]", "[-1.5, true]"]) == {"accuracy": 1.0}
+    assert toyworld.likeliest(choice, ["[NaN, false]", "[NaN, false]"]) == {"accuracy": 0.0}

@@ -1,0 +1,352 @@
+"""The model inside lmms-eval: its own commands run it, on local tasks, and what comes out is what we get directly."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("lmms_eval", reason="needs the extra eval: bash init_env.sh eval")
+
+from lmms_eval import evaluator  # noqa: E402
+from lmms_eval.tasks import TaskManager  # noqa: E402
+
+from llada_v import SamplerConfig  # noqa: E402
+from llada_v.answer import DEMO_MODEL, load  # noqa: E402
+from llada_v.evaluation import lmms, toyworld  # noqa: E402
+from llada_v.evaluation.extraction import lettered, option  # noqa: E402
+from llada_v.evaluation.likelihood import log_likelihoods  # noqa: E402
+from llada_v.evaluation.prompts import messages_of  # noqa: E402
+from llada_v.toyworld.judge import judge  # noqa: E402
+
+COUNT = 8
+SAMPLER = SamplerConfig(gen_length=32, steps=8)
+GENERATED = [f"toyworld_{kind}" for kind in (*toyworld.ASKED, "multiple_choice")]
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """A folder with the small world's task files and a few questions of each kind."""
+    folder = tmp_path_factory.mktemp("tasks")
+    for file in toyworld.TASKS.glob("*.yaml"):
+        shutil.copy(file, folder)
+    toyworld.write_tasks(folder / "data", COUNT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """The model that ships, and its processor."""
+    return load(DEMO_MODEL, "cpu")
+
+
+def evaluate(tasks, names, simple=False, gen_kwargs="gen_length=32,steps=8", model_args="", cache=None, batch_size=3):
+    """lmms-eval's results for tasks of a folder, through its own entry."""
+    return evaluator.simple_evaluate(
+        model="llada_v",
+        model_args=model_args,
+        tasks=names,
+        task_manager=TaskManager(include_path=str(tasks), include_defaults=False, model_name="llada_v"),
+        batch_size=batch_size,
+        device="cpu",
+        gen_kwargs=gen_kwargs,
+        force_simple=simple,
+        use_cache=None if cache is None else str(cache),
+    )
+
+
+def answers(results, name):
+    """The answers of a task in the order of its documents."""
+    samples = sorted(results["samples"][name], key=lambda sample: sample["doc_id"])
+    return [sample["filtered_resps"][0] for sample in samples]
+
+
+@pytest.fixture(scope="module")
+def results(tasks):
+    """What lmms-eval makes of all tasks with free answers."""
+    return evaluate(tasks, GENERATED)
+
+
+@pytest.mark.parametrize("kind", toyworld.ASKED)
+def test_answers_and_score_are_those_of_the_judge(results, shipped, kind):
+    verdicts = judge(*shipped, COUNT, sampler=SAMPLER, families=toyworld.ASKED[kind])
+    assert answers(results, f"toyworld_{kind}") == [verdict.found.strip() for verdict in verdicts]
+    share = sum(verdict.is_right for verdict in verdicts) / COUNT
+    assert results["results"][f"toyworld_{kind}"]["exact_match,none"] == pytest.approx(share)
+
+
+def test_options_are_answered_and_scored_as_directly(results, shipped):
+    model, processor = shipped
+    right = []
+    for row, found in zip(
+        toyworld.multiple_choice(COUNT, 1), answers(results, "toyworld_multiple_choice"), strict=True
+    ):
+        messages = [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "image": row["images"][0]},
+                    {"type": "text", "text": toyworld.question_with_options(row)},
+                ],
+            }
+        ]
+        inputs = processor.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
+        output = model.generate(**inputs, sampler=SAMPLER, return_dict_in_generate=True)
+        assert found == processor.decode(output.answers[0], skip_special_tokens=True).strip()
+        options = lettered(row["choices"])
+        right.append(options.get(option(found, options)) == row["answer"])
+    assert results["results"]["toyworld_multiple_choice"]["accuracy,none"] == pytest.approx(sum(right) / COUNT)
+
+
+def test_plain_requests_give_the_same_answers_as_chat(results, tasks):
+    names = ["toyworld_multi_image", "toyworld_video"]
+    plain = evaluate(tasks, names, simple=True, batch_size=8)
+    for name in names:
+        assert answers(plain, name) == answers(results, name)
+
+
+@pytest.fixture(scope="module")
+def likelihoods(tasks, tmp_path_factory):
+    """Results of the log-likelihood task, its log, and the same again from lmms-eval's cache."""
+    folder = tmp_path_factory.mktemp("likelihood")
+    first = evaluate(tasks, ["toyworld_likelihood"], True, "", f"log={folder / 'log'},num_masks=15", folder / "cache")
+    log = (folder / "log.rank0.jsonl").read_text()
+    again = evaluate(tasks, ["toyworld_likelihood"], True, "", f"log={folder / 'log'},num_masks=15", folder / "cache")
+    assert (folder / "log.rank0.jsonl").read_text() == log, "the second run computed something"
+    return first, [json.loads(line) for line in log.splitlines()], again
+
+
+def test_log_likelihoods_and_their_score_are_those_computed_directly(likelihoods, shipped):
+    model, processor = shipped
+    right = []
+    for row, sample in zip(toyworld.multiple_choice(COUNT, 1), samples_of(likelihoods[0]), strict=True):
+        content = [{"type": "image", "image": row["images"][0]}, {"type": "text", "text": row["question"]}]
+        messages = [{"role": "user", "content": content}]
+        inputs = processor.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
+        ids = [[*processor.encode(choice), processor.config.eot_token_id] for choice in row["choices"]]
+        expected = log_likelihoods(model, inputs, ids, prompt_of=[0] * len(ids), num_masks=15)
+        found = [json.loads(text)[0] for text in sample["filtered_resps"]]
+        assert found == pytest.approx([likelihood.log_likelihood for likelihood in expected], abs=2e-4)
+        right.append(row["choices"][int(np.argmax(found))] == row["answer"])
+    assert likelihoods[0]["results"]["toyworld_likelihood"]["accuracy,none"] == pytest.approx(sum(right) / COUNT)
+
+
+def samples_of(results):
+    return sorted(results["samples"]["toyworld_likelihood"], key=lambda sample: sample["doc_id"])
+
+
+def test_every_log_likelihood_is_logged_with_its_error(likelihoods):
+    entries = likelihoods[1]
+    assert len(entries) == sum(len(row["choices"]) for row in toyworld.multiple_choice(COUNT, 1))
+    assert all(entry["standard_error"] >= 0 and entry["num_masks"] >= 1 for entry in entries)
+    assert any(entry["standard_error"] > 0 for entry in entries), "no answer was long enough for random masks"
+
+
+def test_cached_log_likelihoods_score_the_same(likelihoods):
+    first, _, again = likelihoods
+    assert [s["filtered_resps"] for s in samples_of(first)] == [list(s["filtered_resps"]) for s in samples_of(again)]
+    assert first["results"] == again["results"]
+
+
+def test_scoring_of_lmms_evals_own_takes_the_likeliest_choice(tasks, tmp_path):
+    """A multiple-choice task without scoring of its own: lmms-eval takes the smallest number, so the sign is turned."""
+    folder = tmp_path / "tasks"
+    shutil.copytree(tasks, folder)
+    text = (folder / "toyworld_likelihood.yaml").read_text()
+    text = text.replace("process_results: !function llada_v.evaluation.toyworld.likeliest\n", "")
+    (folder / "toyworld_likelihood.yaml").write_text(text.replace("accuracy", "acc"))
+    own = evaluate(folder, ["toyworld_likelihood"], True, "", "num_masks=15")
+    ours = evaluate(tasks, ["toyworld_likelihood"], True, "", "num_masks=15")
+    assert own["results"]["toyworld_likelihood"]["acc,none"] == ours["results"]["toyworld_likelihood"]["accuracy,none"]
+
+
+# Without lmms-eval's tasks: the model alone
+
+
+def asked(task, doc_id, content, gen_kwargs=None):
+    """A chat request."""
+    args = ("", lambda document: content, gen_kwargs or {"gen_length": 4}, doc_id, task, "test")
+    return SimpleNamespace(args=args, task_name=task, doc_id=doc_id, idx=0, request_type="generate_until")
+
+
+def model_on(folder, documents, **options):
+    """A chat model over documents."""
+    model = lmms.LladaVChat(str(folder), device="cpu", **options)
+    model.task_dict = {"fake": {"test": documents}}
+    return model
+
+
+PICTURE = Image.new("RGB", (40, 30), "red")
+
+
+def test_answers_come_in_the_order_asked_whatever_their_length(tiny_folder):
+    questions = ["Is there a star? " * n for n in (1, 9, 3, 7, 2, 8)]
+    requests = [asked("fake", i, messages_of(text, [PICTURE])) for i, text in enumerate(questions)]
+    one = model_on(tiny_folder, [{}] * 6, batch_size=1)
+    four = model_on(tiny_folder, [{}] * 6, batch_size=4)
+    texts = [[answer.text for answer in model.generate_until(requests)] for model in (one, four)]
+    assert texts[0] == texts[1]
+    counts = [answer.token_counts.input_tokens for answer in four.generate_until(requests)]
+    assert [counts[i] for i in (0, 4, 2, 3, 5, 1)] == sorted(counts)
+
+
+def test_answers_are_given_before_all_are_computed(tiny_folder):
+    requests = [asked("fake", i, messages_of("Hello?", [])) for i in range(3 * lmms.WINDOW)]
+    model = model_on(tiny_folder, [{}] * len(requests))
+    seen = []
+    answer_batch = model.answer_batch
+    model.answer_batch = lambda batch: (seen.append(len(batch)), answer_batch(batch))
+    next(model.generate_until(requests))
+    assert len(seen) == lmms.WINDOW
+
+
+def test_random_answers_do_not_depend_on_batch_or_order(tiny_folder):
+    requests = [asked("fake", i, messages_of("Hello?", []), {"gen_length": 4, "temperature": 1.0}) for i in range(4)]
+    model = model_on(tiny_folder, [{}] * 4, batch_size=4)
+    forwards = [answer.text for answer in model.generate_until(requests)]
+    assert len(set(forwards)) > 1
+    assert [answer.text for answer in model.generate_until(requests[::-1])] == forwards[::-1]
+
+
+def test_a_repeated_request_is_drawn_again(tiny_folder):
+    request = asked("fake", 0, messages_of("Hello?", []), {"gen_length": 8, "temperature": 1.0})
+    model = model_on(tiny_folder, [{}])
+    first, second = (answer.text for answer in model.generate_until([request, request]))
+    assert first != second
+
+
+def broken(document):
+    raise OSError("cannot identify image file")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (messages_of("What?", ["gone.png"]), "no picture at gone.png"),
+        (messages_of("What?", ["gone.mp4"]), "no video at gone.mp4"),
+        (messages_of("<image> or <image>?", [PICTURE]), "2 <image> for 1 pictures"),
+        (messages_of("", [PICTURE]), "the question is empty"),
+        ([{"role": "user", "content": [{"type": "image", "url": None}]}], "an image that is None"),
+        ([{"role": "user", "content": [{"type": "audio", "url": "a.wav"}]}], "holds audio"),
+    ],
+)
+def test_a_bad_document_is_named(tiny_folder, content, told):
+    model = model_on(tiny_folder, [{}] * 3)
+    with pytest.raises(ValueError, match=f"document 2 of fake .*{told}.*on_bad_document=skip"):
+        list(model.generate_until([asked("fake", 2, content)]))
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("cannot identify image file"), SystemExit("no video"), AttributeError("None")]
+)
+def test_what_a_benchmarks_own_code_raises_names_the_document(tiny_folder, error):
+    def fails(document):
+        raise error
+
+    request = asked("fake", 1, None)
+    request.args = ("", fails, {}, 1, "fake", "test")
+    with pytest.raises(ValueError, match=f"document 1 of fake cannot be read: {type(error).__name__}: {error}"):
+        list(model_on(tiny_folder, [{}] * 2).generate_until([request]))
+
+
+def test_a_bad_document_can_be_skipped_and_is_logged(tiny_folder, tmp_path):
+    model = model_on(tiny_folder, [{}] * 3, on_bad_document="skip", log=str(tmp_path / "log"))
+    contents = [messages_of("Hello?", []), messages_of("What?", ["gone.png"]), messages_of("Hello?", [])]
+    first, bad, last = model.generate_until([asked("fake", i, content) for i, content in enumerate(contents)])
+    assert bad.text == "" and first.text == last.text
+    entries = [json.loads(line) for line in (tmp_path / "log.rank0.jsonl").read_text().splitlines()]
+    assert [entry["doc_id"] for entry in entries if "skipped" in entry] == [1]
+    assert "no picture at gone.png" in next(entry["skipped"] for entry in entries if "skipped" in entry)
+
+
+def test_a_prompt_too_long_for_the_model_is_a_bad_document(tiny_folder):
+    model = model_on(tiny_folder, [{}])
+    with pytest.raises(ValueError, match="document 0 of fake is too long: .* the model has 2048 positions"):
+        list(model.generate_until([asked("fake", 0, messages_of("word " * 3000, []))]))
+
+
+def test_a_device_out_of_memory_gets_half_the_batch_and_says_so_once(tiny_folder, monkeypatch):
+    model = model_on(tiny_folder, [{}] * 8, batch_size=8)
+    sizes, told = [], []
+    generate = model.model.generate
+
+    def narrow(input_ids, **rest):
+        sizes.append(len(input_ids))
+        if len(input_ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(input_ids, **rest)
+
+    monkeypatch.setattr(model.model, "generate", narrow)
+    monkeypatch.setattr(lmms.logger, "warning", told.append)
+    requests = [asked("fake", i, messages_of("Hello?" * (i + 1), [])) for i in range(8)]
+    found = [answer.text for answer in model.generate_until(requests)]
+    assert told == [
+        "out of memory with batches of 8; going on with 4",
+        "out of memory with batches of 4; going on with 2",
+    ]
+    assert found == [answer.text for answer in model_on(tiny_folder, [{}] * 8).generate_until(requests)]
+
+
+def test_a_document_too_large_alone_says_so(tiny_folder, monkeypatch):
+    model = model_on(tiny_folder, [{}])
+
+    def never(**_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model.model, "generate", never)
+    with pytest.raises(ValueError, match="document 0 of fake does not fit into the device's memory"):
+        list(model.generate_until([asked("fake", 0, messages_of("Hello?", []))]))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"batch_size": "auto"}, "batch_size is 'auto'"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"on_bad_document": "ignore"}, "on_bad_document is 'ignore'; choose one of error, skip"),
+        ({"dtype": "int3"}, "dtype is 'int3'"),
+        ({"conv_template": "llava_llada"}, "model_args has conv_template; the model llada_v takes pretrained"),
+        ({"reproduce_original": True}, "add --force_simple"),
+    ],
+)
+def test_a_wrong_argument_of_the_model_says_so(options, told):
+    with pytest.raises(ValueError, match=told):
+        lmms.LladaVChat(**options)
+
+
+def test_a_folder_without_a_processor_says_so(tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*", "processor*"))
+    with pytest.raises(OSError, match="has no tokenizer.json"):
+        lmms.LladaVChat(str(tmp_path / "model"), device="cpu")
+
+
+def test_an_unknown_generation_setting_stops_before_the_first_answer(tiny_folder):
+    model = model_on(tiny_folder, [{}] * 2)
+    requests = [asked("fake", 0, messages_of("Hello?", [])), asked("fake", 1, messages_of("Hello?", []), {"cfg": 1})]
+    with pytest.raises(ValueError, match="gen_kwargs has 'cfg', which is no setting; did you mean 'cfg_scale'"):
+        next(model.generate_until(requests))
+
+
+def test_guidance_reaches_the_sampler(tiny_folder, monkeypatch):
+    model = model_on(tiny_folder, [{}])
+    seen = []
+    generate = model.model.generate
+    monkeypatch.setattr(
+        model.model,
+        "generate",
+        lambda *rest, **options: (seen.append(options["sampler"]), generate(*rest, **options))[1],
+    )
+    list(model.generate_until([asked("fake", 0, messages_of("Hello?", []), {"gen_length": 4, "cfg_scale": 0.5})]))
+    assert seen[0].cfg_scale == 0.5 and seen[0].gen_length == 4
+
+
+def test_an_answer_ends_at_a_string_of_until(tiny_folder, monkeypatch):
+    model = model_on(tiny_folder, [{}])
+    monkeypatch.setattr(model.processor, "decode", lambda ids, **_: " first\nsecond ")
+    found = list(
+        model.generate_until([asked("fake", 0, messages_of("Hello?", []), {"gen_length": 4, "until": ["\n"]})])
+    )
+    assert found[0].text == "first"

@@ -1,0 +1,178 @@
+"""The published stages: scripts that start, recipes that say what was published, plans without a weight."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from runs import ROOT, changes_for, launch, words
+
+from llada_v import LladaVProcessor
+from llada_v.toyworld.records import write_dataset
+from llada_v.training.recipe import load_recipe
+from llada_v.training.train import main
+
+SCRIPTS = {
+    "pretrain": "scripts/llada_v_pretrain.sh",
+    "sft": "scripts/train_ablation/llada_v_sft.sh",
+    "si_10M": "scripts/train_llada_v/llada_v_si_10M.sh",
+    "ov_2M": "scripts/train_llada_v/llada_v_ov_2M.sh",
+    "vw": "scripts/train_llada_v/llada_v_vw.sh",
+    "mix_ov_vw": "scripts/train_llada_v/llada_v_mix_ov_vw.sh",
+    "finetune": "scripts/llada_v_finetune.sh",
+    "finetune_lora": "scripts/llada_v_finetune_lora.sh",
+}
+# global batch, devices, micro-batch, rate, rate of the tower, longest sequence, frames, output
+PUBLISHED = {
+    "pretrain": (64, 4, 16, 1e-3, None, 8192, 0, "exp/llada_v_pretrain"),
+    "sft": (64, 32, 1, 1e-5, 2e-6, 8192, 0, "exp/llada_v_llava_next"),
+    "si_10M": (256, 64, 1, 1e-5, 2e-6, 8192, 0, "exp/llada_v_si10M"),
+    "ov_2M": (256, 64, 1, 1e-5, 2e-6, 16384, 32, "exp/llada_v_ov2M"),
+    "vw": (256, 64, 1, 1e-5, 2e-6, 8192, 32, "exp/llada_v_si_ov_fur_viweb"),
+    "mix_ov_vw": (256, 64, 1, 1e-5, 2e-6, 16384, 32, "exp/llada_v_mix_ov_viweb"),
+    "finetune": (64, 32, 1, 1e-5, 2e-6, 8192, 0, "exp/llada_v_finetune"),
+}
+STARTS = {"ov_2M": "si_10M", "vw": "ov_2M", "mix_ov_vw": "vw"}
+
+
+def recipe_of(stage):
+    return load_recipe(ROOT / f"scripts/recipes/{stage}.yaml")
+
+
+@pytest.mark.parametrize("stage", PUBLISHED)
+def test_a_recipe_says_what_was_published(stage):
+    recipe = recipe_of(stage)
+    batch, devices, micro, rate, tower, length, frames, output = PUBLISHED[stage]
+    assert (recipe.global_batch_size, recipe.micro_batch_size, recipe.max_length) == (batch, micro, length)
+    assert (recipe.learning_rate, recipe.vision_learning_rate, recipe.max_frames) == (rate, tower, frames)
+    assert recipe.accumulation(devices) == {"pretrain": 1, "sft": 2, "finetune": 2}.get(stage, 4)
+    assert (recipe.warmup_ratio, recipe.weight_decay, recipe.max_grad_norm, recipe.epochs) == (0.03, 0, 1, 1)
+    assert (recipe.output, recipe.seed, recipe.bf16, recipe.gradient_checkpointing) == (output, 42, True, True)
+    is_first = stage == "pretrain"
+    assert recipe.train == (["projector"] if is_first else ["vision_tower", "projector", "language_model"])
+    assert recipe.style == ("caption" if is_first else "chat") and recipe.group_by_length != is_first
+    assert recipe.train_eos_padding == is_first  # the only stage whose batches have filler
+
+
+def test_each_stage_starts_from_the_one_before_it():
+    for stage, before in STARTS.items():
+        assert recipe_of(stage).model == recipe_of(before).output
+    for stage in ("sft", "si_10M"):
+        assert recipe_of(stage).projector == recipe_of("pretrain").output
+        assert recipe_of(stage).model == recipe_of("pretrain").model
+    assert recipe_of("finetune").model == recipe_of("finetune_lora").model == "GSAI-ML/LLaDA-V"
+
+
+def test_every_option_beyond_the_original_is_off_in_the_published_recipes():
+    for stage in PUBLISHED:
+        recipe = recipe_of(stage)
+        assert not (recipe.complementary_masking or recipe.dialogue_causal or recipe.antithetic_t or recipe.t_min)
+        assert recipe.rope_inv_freq is None and recipe.lora_rank == 0 and not recipe.compile
+
+
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_a_script_starts_its_recipe_and_has_a_tiny_twin(stage):
+    text = (ROOT / SCRIPTS[stage]).read_text()
+    assert re.search(rf'launch.sh" {stage} "\$@"$', text, re.M)
+    big, tiny = (yaml.safe_load((ROOT / folder / f"{stage}.yaml").read_text()) for folder in RECIPE_FOLDERS)
+    assert list(big) == list(tiny)
+
+
+RECIPE_FOLDERS = ("scripts/recipes", "scripts/recipes/tiny")
+
+
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_a_dry_run_resolves_everything_but_the_weights(stage, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("WORLD_SIZE", str(PUBLISHED[stage][1] if stage in PUBLISHED else 1))
+    main([f"scripts/recipes/{stage}.yaml", "--dry-run"])
+    printed = capsys.readouterr().out
+    assert "published sizes are assumed): 8,4" in printed
+    assert re.search(r"projector +21,504,000 trainable, learning rate (1e-05|0.001)", printed)
+    expected = "frozen" if stage == "pretrain" else "41,943,040" if stage == "finetune_lora" else "8,015,585,280"
+    assert re.search(rf"language_model {expected}", printed)
+    assert yaml.safe_load(printed.split("\n\n")[0])["global_batch_size"] == recipe_of(stage).global_batch_size
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="global_batch_size 256 cannot be split over 3 devices"):
+        main(["scripts/recipes/si_10M.yaml", "--dry-run"])
+
+
+# The launcher, with `echo` in place of Python
+
+
+def line_of(*given, **variables):
+    done = launch("scripts/launch.sh", *given, PYTHON="echo", CUDA_VISIBLE_DEVICES="", **variables)
+    return done.returncode, done.stdout.strip() or done.stderr.strip()
+
+
+def test_one_node_needs_nothing_but_the_recipe():
+    expected = "-m torch.distributed.run --standalone --nproc-per-node {} -m llada_v train scripts/recipes/vw.yaml"
+    assert line_of("vw") == (0, expected.format(1))
+    assert line_of("vw", "1", "4", "--epochs", "2") == (0, expected.format(4) + " --epochs 2")
+    assert line_of("scripts/recipes/vw.yaml", "1")[1] == expected.format(1)
+    assert line_of("vw", LLADA_V_RECIPES="scripts/recipes/tiny")[1].endswith("train scripts/recipes/tiny/vw.yaml")
+
+
+def test_all_gpus_of_the_node_are_used():
+    done = launch("scripts/launch.sh", "vw", PYTHON="echo", CUDA_VISIBLE_DEVICES="0,2,5")
+    assert "--nproc-per-node 3 " in done.stdout
+
+
+def test_several_nodes_find_each_other_by_the_usual_variables():
+    code, line = line_of("vw", "8", "8", MASTER_ADDR="first", RANK="5")
+    assert code == 0
+    assert "--nnodes 8 --node-rank 5 --master-addr first --master-port 29199 --nproc-per-node 8 -m llada_v" in line
+    line = line_of("vw", "2", "8", MASTER_ADDR="first", MASTER_PORT="1234", NODE_RANK="1", RANK="9")[1]
+    assert "--node-rank 1 --master-addr first --master-port 1234" in line
+    assert "--node-rank 3 " in line_of("vw", "4", "8", MASTER_ADDR="first", SLURM_NODEID="3")[1]
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ((), "usage: bash scripts/launch.sh RECIPE"),
+        (("vw", "two"), "expected NUM_NODES GPUS_PER_NODE, two numbers, then --key value; found 'two'"),
+        (("vw", "0"), "NUM_NODES 0 and GPUS_PER_NODE 1 must be at least 1"),
+        (("vw", "2", "8"), "2 nodes need MASTER_ADDR"),
+    ],
+)
+def test_a_launch_that_cannot_work_says_why(given, told):
+    code, line = line_of(*given, MASTER_ADDR="")
+    assert code == 2 and line.startswith("error: ") and told in line
+
+
+def test_without_python_the_launcher_says_what_to_do():
+    done = launch("scripts/launch.sh", "vw", PYTHON="nowhere/python")
+    assert done.returncode == 2 and "no Python at nowhere/python; run 'bash init_env.sh train'" in done.stderr
+
+
+# The real thing, small
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_a_script_trains_its_tiny_twin(stage, tiny_folder, toys, tmp_path):
+    """Four steps through the script, the launcher and torchrun, in two processes."""
+    if yaml.safe_load((ROOT / f"scripts/recipes/tiny/{stage}.yaml").read_text())["style"] == "caption":
+        toys = write_dataset(tmp_path / "captions", "train", 14, seed=0, style="caption")
+    output = tmp_path / "run"
+    small = changes_for(tiny_folder, toys, output)
+    changed = {key: small[key] for key in ("model", "output", "data", "image_root", "peak_tflops", "log_steps")}
+    changed |= {"global_batch_size": 4, "micro_batch_size": 1, "epochs": 1}
+    done = launch(SCRIPTS[stage], "1", "2", *words(changed), LLADA_V_RECIPES="scripts/recipes/tiny")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "step 3 of " in done.stderr
+    is_adapter = stage == "finetune_lora"
+    assert (output / ("adapter_model.safetensors" if is_adapter else "model.safetensors")).is_file()
+    assert LladaVProcessor.from_pretrained(output)
+    shutil.rmtree(output)
+
+
+def test_every_script_is_known_here():
+    found = {str(file.relative_to(ROOT)) for file in Path(ROOT, "scripts").rglob("llada_v_*.sh")}
+    assert found == set(SCRIPTS.values())

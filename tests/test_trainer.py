@@ -1,0 +1,201 @@
+"""What the keys of a recipe do to a run: each option shows in the loss, in the gradients, or in what is written."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from runs import ROOT, largest_difference, losses, small_recipe, weights
+
+from llada_v.modeling_llada import LladaMLP
+from llada_v.training import trainer as trainer_module
+from llada_v.training.build import load_model
+from llada_v.training.collate import Collator
+from llada_v.training.dialogue import conversation_ids, dialogue_causal_mask
+from llada_v.training.noise import add_noise, complement, diffusion_loss
+from llada_v.training.records import RecordDataset
+from llada_v.training.train import train
+from llada_v.training.trainer import LladaVTrainer, training_arguments
+from llada_v.training.zero import offloads, read_deepspeed, zero_stage
+
+DEEPSPEED = sorted((ROOT / "scripts/deepspeed").glob("*.json"))
+
+
+@pytest.fixture
+def recipe(tiny_folder, toys, tmp_path):
+    return small_recipe(tiny_folder, toys, tmp_path / "run")
+
+
+def make(recipe, processor):
+    """A trainer and a batch of two records."""
+    dataset = RecordDataset(recipe, processor)
+    collator = Collator(processor.config.pad_token_id, recipe.train_eos_padding)
+    model = load_model(recipe).train()
+    arguments = training_arguments(recipe, 1)
+    trainer = LladaVTrainer(recipe, model, dataset, args=arguments, data_collator=collator, processing_class=processor)
+    return trainer, collator([dataset[0], dataset[1]])
+
+
+def seen(model):
+    """What the model is called with from now on."""
+    calls = []
+    model.register_forward_pre_hook(lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    return calls
+
+
+# The loss
+
+
+def test_the_trainer_s_loss_is_that_of_all_logits(recipe, tiny_processor):
+    trainer, batch = make(recipe, tiny_processor)
+    found = trainer.compute_loss(trainer.model, batch)
+    draw = trainer_module.draw_noise(recipe.seed, 0, range(2), recipe.global_batch_size, batch["input_ids"].shape[1])
+    assert found.item() == pytest.approx(plain_loss(trainer.model, batch, draw), rel=1e-6)
+
+
+def plain_loss(model, batch, draw) -> float:
+    batch = dict(batch)
+    ids, labels = batch.pop("input_ids"), batch.pop("labels")
+    noised = add_noise(ids, labels, model.config.mask_token_id, draw)
+    with torch.no_grad():
+        logits = model(input_ids=noised.input_ids, **batch).logits[noised.is_masked]
+    return diffusion_loss(logits, labels, noised.is_masked, noised.p_mask).item()
+
+
+def test_complementary_masking_trains_every_answer_twice_and_shows_the_pictures_once(recipe, tiny_processor):
+    trainer, batch = make(replace(recipe, complementary_masking=True), tiny_processor)
+    tiles = []
+    trainer.model.model.vision_tower.encoder.register_forward_pre_hook(
+        lambda module, args, kwargs: tiles.append(len(kwargs["inputs_embeds"])), with_kwargs=True
+    )
+    found = trainer.compute_loss(trainer.model, batch).item()
+    draw = trainer_module.draw_noise(recipe.seed, 0, range(2), recipe.global_batch_size, batch["input_ids"].shape[1])
+    both = [plain_loss(trainer.model, batch, each) for each in (draw, complement(draw))]
+    assert found == pytest.approx(sum(both) / 2, rel=1e-5)
+    assert tiles[0] == len(batch["pixel_values"])
+
+
+def test_a_dialogue_hides_later_turns_where_the_recipe_says_so(recipe, tiny_processor):
+    trainer, batch = make(replace(recipe, dialogue_causal=True), tiny_processor)
+    calls = seen(trainer.model)
+    trainer.compute_loss(trainer.model, batch)
+    mask, config = calls[0]["attention_mask"], trainer.model.config
+    assistant = tiny_processor.tokenizer.encode("assistant", add_special_tokens=False)[0]
+    turns = conversation_ids(batch["labels"], config.start_header_id, config.eot_token_id, assistant)
+    assert turns.max() == 1  # two questions
+    assert torch.equal(mask, dialogue_causal_mask(turns, batch["attention_mask"]))
+    assert not mask[0, 0, 0].all() and mask[0, 0, :, 0].all()
+
+
+def test_text_alone_trains_on_the_same_modules_as_pictures(recipe, tiny_processor):
+    trainer, batch = make(recipe, tiny_processor)
+    text = {key: batch[key].clone() for key in ("input_ids", "labels", "attention_mask")}
+    text["input_ids"][text["input_ids"] == tiny_processor.config.image_token_id] = 5
+    loss = trainer.compute_loss(trainer.model, text)
+    loss.backward()
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            is_seen = "vision_tower" not in name and "multi_modal_projector" not in name and "newline" not in name
+            assert is_seen or not parameter.grad.any(), name
+    draw = trainer_module.draw_noise(recipe.seed, 0, range(2), recipe.global_batch_size, text["input_ids"].shape[1])
+    assert loss.item() == pytest.approx(plain_loss(trainer.model, text, draw), rel=1e-6)
+
+
+def test_rounded_rotary_frequencies_come_from_the_recipe_and_stay_with_the_weights(recipe, tmp_path):
+    exact, rounded = (load_model(replace(recipe, rope_inv_freq=kind)) for kind in (None, "bf16_rounded"))
+    ids = torch.arange(100, 400)[None]
+    with torch.no_grad():
+        assert not torch.allclose(exact(input_ids=ids).logits, rounded(input_ids=ids).logits, atol=1e-4)
+    rounded.config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["text_config"]["rope_inv_freq"] == "bf16_rounded"
+
+
+# A run
+
+
+@pytest.fixture
+def block_calls(monkeypatch):
+    """Counts the forward passes of the trunk's blocks, by their MLPs: what is around a block is not computed twice."""
+    forward, calls = LladaMLP.forward, []
+
+    def counted(mlp, x):
+        calls.append(x.shape)
+        return forward(mlp, x)
+
+    monkeypatch.setattr(LladaMLP, "forward", counted)
+    return calls
+
+
+def test_gradient_checkpointing_computes_twice_and_changes_nothing(recipe, tmp_path, block_calls, caplog):
+    caplog.set_level("INFO")
+    recipe = replace(recipe, epochs=0.5, save_steps=1)
+    plain = train(replace(recipe, output=str(tmp_path / "plain")))
+    once = len(block_calls)
+    checkpointed = train(replace(recipe, gradient_checkpointing=True))
+    assert len(block_calls) - once == 2 * once
+    assert losses(plain) == losses(checkpointed)
+    assert largest_difference(weights(plain), weights(checkpointed)) < 1e-6
+
+    # Each step says how fast it was, and how long the rest takes.
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("progress")]
+    assert len(lines) == 4 and lines[0].startswith("step 1 of 2 | loss ") and lines[1].endswith("0:00:00 left")
+    history = json.loads((plain / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+    for key in ("tokens_per_second", "images_per_second", "mfu", "memory_gib"):
+        assert history[0][key] > 0
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_to_the_same_weights(recipe, tmp_path):
+    import torch._dynamo
+
+    recipe = replace(recipe, epochs=0.5)
+    plain = train(replace(recipe, output=str(tmp_path / "plain")))
+    torch._dynamo.utils.counters.clear()
+    compiled = train(replace(recipe, compile=True))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert largest_difference(weights(plain), weights(compiled)) < 1e-4
+
+
+@pytest.mark.slow
+def test_numbers_go_to_tensorboard_and_to_an_offline_wandb(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    output = train(replace(recipe, epochs=0.5, report_to=["tensorboard", "wandb"]))
+    assert list((output / "runs").rglob("events.out.tfevents.*"))
+    assert list((tmp_path / "wandb").rglob("*.wandb"))
+
+
+def test_a_reporter_that_is_not_installed_is_named(recipe, monkeypatch):
+    monkeypatch.setattr(trainer_module, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="report_to wandb needs wandb; install it with: bash init_env.sh train"):
+        training_arguments(replace(recipe, report_to=["wandb"]), 1)
+
+
+# DeepSpeed's settings
+
+
+@pytest.mark.parametrize("file", DEEPSPEED, ids=lambda file: file.stem)
+def test_the_project_s_deepspeed_settings_keep_what_the_recipe_says(file):
+    settings = read_deepspeed(file)
+    assert zero_stage(settings) == (2 if file.stem == "zero2" else 3)
+    assert offloads(settings) == (file.stem == "zero3_offload")
+    for key in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"):
+        assert settings[key] == "auto"
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("{", "is not valid JSON"),
+        ('{"optimizer": {}}', "has a section 'optimizer', with which the recipe's rates would be lost"),
+        ('{"scheduler": {}}', "has a section 'scheduler'"),
+        ('{"zero_optimization": {"stage": 3}}', "lacks stage3_gather_16bit_weights_on_model_save"),
+    ],
+)
+def test_deepspeed_settings_that_would_overrule_the_recipe_are_refused(tmp_path, text, told):
+    (tmp_path / "zero.json").write_text(text)
+    with pytest.raises(ValueError, match=f"zero.json {told}"):
+        read_deepspeed(tmp_path / "zero.json")
+    with pytest.raises(FileNotFoundError, match="no DeepSpeed settings at .*nowhere.json"):
+        read_deepspeed(tmp_path / "nowhere.json")
