@@ -216,7 +216,7 @@ def write(draw, lines: list[str], corner: tuple[int, int], font, colour) -> None
 
 def draw_box(draw, scene: Scene, step: Step | None, position: int, box) -> None:
     """One token: grey while masked, its confidence's colour once revealed, pale behind the end of the answer."""
-    is_masked = step is None or step.is_masked[position]
+    is_masked = step is None or position >= len(step.is_masked) or step.is_masked[position]
     is_behind = step is not None and position >= step.stop
     colour = MASK
     if is_behind:

@@ -1,0 +1,200 @@
+"""What came out: rows of a table from lmms-eval's results and the model's log, as text, Markdown, JSON and a picture.
+
+Drawn with Pillow alone. Knows files and settings, no model and no lmms-eval.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .settings import Benchmark, Score
+
+COLUMNS = ("task", "score", "paper", "difference", "seconds", "documents", "skipped", "scored by", "settings")
+SCORED_BY = {"lmms-eval": "lmms-eval", "rules": "rule-based extraction", "judge": "judge model"}
+# The picture, in pixels.
+ROW_HEIGHT = 30
+NAME_WIDTH, BAR_WIDTH, NUMBER_WIDTH = 300, 420, 200
+MARGIN = 20
+FONT_SIZE, TITLE_SIZE = 15, 18
+PAPER, INK, MUTED = (255, 255, 255), (32, 33, 36), (110, 114, 120)
+TRACK, OURS, THEIRS, FAILED = (241, 242, 244), (112, 150, 220), (32, 33, 36), (232, 106, 94)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    score, paper: in the paper's unit; None: failed, or the paper gives none. seconds: a document took in its process,
+    pictures' features included. skipped: documents whose picture or video could not be read, scored as no answer.
+    settings: of the sampler. standard_error: mean Monte-Carlo error of the log-likelihoods, in nats.
+    problem: why there is no score.
+    """
+
+    task: str
+    settings: str
+    by: str
+    score: float | None = None
+    paper: float | None = None
+    seconds: float | None = None
+    documents: int = 0
+    skipped: int = 0
+    standard_error: float | None = None
+    problem: str | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """Score minus the paper's."""
+        return None if self.score is None or self.paper is None else self.score - self.paper
+
+    def cells(self) -> list[str]:
+        """The row's texts under `COLUMNS`."""
+        if self.problem is not None:
+            score = f"failed: {self.problem}"
+        else:
+            score = number(self.score)
+        settings = self.settings
+        if self.standard_error is not None:
+            settings += f", error {self.standard_error:.3f} nats"
+        return [
+            self.task,
+            score,
+            number(self.paper),
+            number(self.difference, "+.1f"),
+            number(self.seconds, ".2f"),
+            str(self.documents),
+            str(self.skipped),
+            SCORED_BY[self.by],
+            settings,
+        ]
+
+
+def number(value: float | None, style: str = ".1f") -> str:
+    """A number for the table; nothing for None."""
+    return "" if value is None else format(value, style)
+
+
+def read_log(folder: str | Path) -> list[dict]:
+    """The lines that the model logged in a folder, of all processes; of several about one request the last."""
+    found = {}
+    for file in sorted(Path(folder).glob("*.jsonl")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if not line.endswith("}"):
+                continue  # cut off by a kill
+            entry = json.loads(line)
+            found[entry["task"], entry["doc_id"], entry["idx"]] = entry
+    return list(found.values())
+
+
+def rows_of(benchmark: Benchmark, results: dict, log: list[dict], settings: str) -> list[Row]:
+    """The rows of a task that ran: one a score. A judge's score is left out where no judge ran.
+
+    results: lmms-eval's results file. Raises ValueError where a metric is missing.
+    """
+    skipped = {(entry["task"], entry["doc_id"]) for entry in log if "skipped" in entry}
+    documents = sum(counts["effective"] for counts in results["n-samples"].values())
+    timed: dict[tuple, float] = {}
+    for entry in log:
+        if "seconds" in entry:
+            key = entry["task"], entry["doc_id"]
+            timed[key] = timed.get(key, 0.0) + entry["seconds"]
+    errors = [entry["standard_error"] for entry in log if "standard_error" in entry]
+    shared = dict(
+        settings=settings,
+        seconds=fmean(timed.values()) if timed else None,
+        documents=int(documents),
+        skipped=len(skipped),
+        standard_error=fmean(errors) if errors else None,
+    )
+    rows = []
+    for score in benchmark.scores:
+        value = value_of(score, results["results"])
+        if value is None and score.by == "judge":
+            continue
+        if value is None:
+            metrics = sorted({key for task in results["results"].values() for key in task if "_stderr" not in key})
+            raise ValueError(f"lmms-eval's results have no metric {score.metric!r}; there are {', '.join(metrics)}")
+        name = f"{benchmark.name} {score.name}".strip()
+        rows.append(Row(task=name, by=score.by, score=value * score.scale, paper=score.paper, **shared))
+    return rows
+
+
+def value_of(score: Score, tasks: dict[str, dict]) -> float | None:
+    """The mean of a metric over the tasks that have it; lmms-eval writes "metric,filter"."""
+    found = [
+        value
+        for task in tasks.values()
+        for key, value in task.items()
+        if key.split(",")[0] == score.metric and isinstance(value, (int, float))
+    ]
+    return fmean(found) if found else None
+
+
+def failed(benchmark: Benchmark, settings: str, problem: str) -> Row:
+    """The row of a task that did not come to an end."""
+    return Row(task=benchmark.name, settings=settings, by=benchmark.scores[0].by, problem=problem)
+
+
+# Forms of the table
+
+
+def markdown(rows: list[Row]) -> str:
+    """The rows as a Markdown table, columns aligned for reading as text."""
+    cells = [list(COLUMNS), *(row.cells() for row in rows)]
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in cells]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def save_table(rows: list[Row], folder: str | Path, title: str, about: dict) -> None:
+    """Write table.json, table.md and table.png. about: what else is to be known, such as model and versions."""
+    folder = Path(folder)
+    table = [asdict(row) | {"difference": row.difference} for row in rows]
+    (folder / "table.json").write_text(json.dumps(about | {"rows": table}, indent=2) + "\n", encoding="utf-8")
+    facts = "".join(f"- {name}: {value}\n" for name, value in about.items())
+    (folder / "table.md").write_text(f"# {title}\n\n{facts}\n{markdown(rows)}\n", encoding="utf-8")
+    draw_table(rows, title).save(folder / "table.png")
+
+
+def draw_table(rows: list[Row], title: str) -> Image.Image:
+    """A bar a row, from 0 to 100 or as far as the larger of the two figures, the paper's figure as a mark."""
+    font, large = ImageFont.load_default(FONT_SIZE), ImageFont.load_default(TITLE_SIZE)
+    width = NAME_WIDTH + BAR_WIDTH + NUMBER_WIDTH + 2 * MARGIN
+    height = 2 * MARGIN + ROW_HEIGHT * (len(rows) + 2)
+    image = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(image)
+    draw.text((MARGIN, MARGIN), title, INK, large)
+    left = MARGIN + NAME_WIDTH
+    for index, row in enumerate(rows):
+        top = MARGIN + ROW_HEIGHT * (index + 1)
+        middle = top + ROW_HEIGHT // 2
+        draw.text((MARGIN, middle), fitted(row.task, font, NAME_WIDTH - MARGIN), INK, font, anchor="lm")
+        draw.rectangle((left, top + 6, left + BAR_WIDTH, top + ROW_HEIGHT - 6), TRACK)
+        if row.score is None:
+            draw.text((left + 8, middle), fitted(row.problem or "", font, BAR_WIDTH - 16), FAILED, font, anchor="lm")
+            continue
+        full = max(100.0, row.score, row.paper or 0.0)
+        draw.rectangle((left, top + 6, left + round(BAR_WIDTH * row.score / full), top + ROW_HEIGHT - 6), OURS)
+        if row.paper is not None:
+            mark = left + round(BAR_WIDTH * row.paper / full)
+            draw.rectangle((mark - 1, top + 2, mark + 1, top + ROW_HEIGHT - 2), THEIRS)
+        text = number(row.score) + (f"  ({number(row.difference, '+.1f')})" if row.paper is not None else "")
+        draw.text((left + BAR_WIDTH + 12, middle), text, INK, font, anchor="lm")
+    bottom = MARGIN + ROW_HEIGHT * (len(rows) + 1) + ROW_HEIGHT // 2
+    draw.text((MARGIN, bottom), "bar: score    mark: the paper's, difference in brackets", MUTED, font, anchor="lm")
+    return image
+
+
+def fitted(text: str, font, width: int) -> str:
+    """The text, cut where it is wider than `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

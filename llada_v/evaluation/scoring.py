@@ -1,0 +1,59 @@
+"""What the task files of the published benchmarks call: the rules of `extraction` as lmms-eval's scores and filters.
+
+Where a judge model's key is in the environment, lmms-eval's own judge scores the same answers beside the rules.
+"""
+
+from collections import defaultdict
+
+from lmms_eval.api.filter import Filter
+
+from .extraction import is_right_mathverse, is_right_mathvista, is_right_mmbench, reasoned_answer
+from .settings import has_judge
+
+CIRCLE = 1_000_000  # MMBench asks a question again with its options moved round, under an index that much higher
+
+
+class ReasonedAnswer(Filter):
+    """The answer behind the reasons, for DocVQA and InfoVQA."""
+
+    def apply(self, resps, docs):
+        """One text for each document's list of responses."""
+        return [reasoned_answer(responses[0]) for responses in resps]
+
+
+def mathvista(doc, results) -> dict:
+    """Scores of one MathVista answer."""
+    scores = {"rule_accuracy": float(is_right_mathvista(results[0], doc))}
+    if has_judge():
+        from lmms_eval.tasks.mathvista.utils import mathvista_process_results
+
+        scores["llm_as_judge_eval"] = mathvista_process_results(doc, results)["llm_as_judge_eval"]
+    return scores
+
+
+def mathverse(doc, results) -> dict:
+    """Scores of one MathVerse answer."""
+    scores = {"rule_accuracy": float(is_right_mathverse(results[0], doc))}
+    if has_judge():
+        from lmms_eval.tasks.mathverse.utils import mathverse_process_results
+
+        scores["gpt_eval_score"] = mathverse_process_results(doc, results)["gpt_eval_score"]
+    return scores
+
+
+def mmbench(doc, results) -> dict:
+    """Scores of one MMBench answer; the rules' is put together by `circular_accuracy`."""
+    scores = {"rule_accuracy": {"index": doc["index"], "is_right": is_right_mmbench(results[0], doc)}}
+    if has_judge():
+        from lmms_eval.tasks.mmbench.en_utils import mmbench_process_results
+
+        scores["gpt_eval_score"] = mmbench_process_results(doc, results)["gpt_eval_score"]
+    return scores
+
+
+def circular_accuracy(results) -> float:
+    """The share of questions that were answered right however their options were ordered."""
+    rounds = defaultdict(list)
+    for result in results:
+        rounds[int(result["index"]) % CIRCLE].append(result["is_right"])
+    return sum(map(all, rounds.values())) / len(rounds)
