@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Makes .venv and installs the project into it: bash init_env.sh [train|video|eval|dev|flash-attn|all ...]
+# Makes .venv and installs the project into it: bash init_env.sh [train|video|eval|dev|flash-attn|quantize|all ...]
 #
-# Without arguments: what answering questions needs. `all` is everything but flash-attn, which needs a CUDA compiler.
+# Without arguments: what answering questions needs. `all` is everything but flash-attn, which needs a CUDA compiler,
+# and quantize (torchao), which says on stderr which of its GPU kernels it cannot load.
 # Extras add up over calls. Nothing is done where everything is there already. PYTHON=python3.12 picks the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -15,9 +16,9 @@ extras=()
 for extra in "$@"; do
     case $extra in
         all) extras+=(train video eval dev) ;;
-        train | video | eval | dev | flash-attn) extras+=("$extra") ;;
+        train | video | eval | dev | flash-attn | quantize) extras+=("$extra") ;;
         *)
-            echo "error: unknown extra '$extra'; choose from train, video, eval, dev, flash-attn, all" >&2
+            echo "error: unknown extra '$extra'; choose from train, video, eval, dev, flash-attn, quantize, all" >&2
             exit 2
             ;;
     esac
