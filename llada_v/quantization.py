@@ -32,7 +32,9 @@ def quantize(model, bits: str) -> None:
     try:
         from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
     except ImportError as error:
-        raise ImportError(f"{bits} weights need torchao; install it with: bash init_env.sh quantize, or pip install torchao") from error
+        raise ImportError(
+            f"{bits} weights need torchao; install it with: bash init_env.sh quantize, or pip install torchao"
+        ) from error
     if bits == "int8":
         config = Int8WeightOnlyConfig()
     else:

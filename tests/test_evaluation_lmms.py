@@ -1,7 +1,13 @@
 """The model inside lmms-eval: its own commands run it, on local tasks, and what comes out is what we get directly."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +28,7 @@ from llada_v.evaluation.likelihood import log_likelihoods  # noqa: E402
 from llada_v.evaluation.prompts import messages_of  # noqa: E402
 from llada_v.toyworld.judge import judge  # noqa: E402
 
+ROOT = Path(__file__).resolve().parent.parent
 COUNT = 8
 SAMPLER = SamplerConfig(gen_length=32, steps=8)
 GENERATED = [f"toyworld_{kind}" for kind in (*toyworld.ASKED, "multiple_choice")]
@@ -161,6 +168,69 @@ def test_scoring_of_lmms_evals_own_takes_the_likeliest_choice(tasks, tmp_path):
     own = evaluate(folder, ["toyworld_likelihood"], True, "", "num_masks=15")
     ours = evaluate(tasks, ["toyworld_likelihood"], True, "", "num_masks=15")
     assert own["results"]["toyworld_likelihood"]["acc,none"] == ours["results"]["toyworld_likelihood"]["accuracy,none"]
+
+
+# Through the commands
+
+
+def run_command(*arguments, **options):
+    """A command in the repository's folder, with the interpreter of the tests and few threads."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1", "ACCELERATE_USE_CPU": "true"}
+    return subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT, env=environment, text=True, **options)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_answers_and_scores_of_one(results, tasks, tmp_path):
+    name = "toyworld_short_answer"
+    arguments = ["--model", "llada_v", "--tasks", name, "--include_path", tasks, "--output_path", tmp_path]
+    arguments += ["--log_samples", "--gen_kwargs", "gen_length=32,steps=8", "--batch_size", "2", "--verbosity", "DEBUG"]
+    arguments += ["--model_args", f"log={tmp_path / 'log'}"]
+    torchrun = ["torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "lmms_eval"]
+    process = run_command(*torchrun, *map(str, arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-3000:]
+    (samples,) = tmp_path.glob("**/*samples*.jsonl")
+    found = sorted(map(json.loads, samples.read_text().splitlines()), key=lambda sample: sample["doc_id"])
+    assert [sample["filtered_resps"] for sample in found] == answers(results, name)
+    (aggregated,) = tmp_path.glob("**/*results.json")
+    assert json.loads(aggregated.read_text())["results"][name]["exact_match,none"] == pytest.approx(
+        results["results"][name]["exact_match,none"]
+    )
+    assert all((tmp_path / f"log.rank{rank}.jsonl").read_text() for rank in (0, 1)), "both processes answered"
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_where_it_was_and_its_table_is_the_judges(tmp_path):
+    name, count = "toyworld_short_answer", 24
+    command = ["llada_v", "evaluate", "--tasks", name, "--limit", str(count), "--output", str(tmp_path)]
+    folder = tmp_path / DEMO_MODEL.name / "paper"
+    log = folder / name / "documents" / "log.rank0.jsonl"
+    killed = run_command(*command, stderr=subprocess.PIPE, start_new_session=True)
+    while len(kept := lines_of(log)) < 3 * lmms.WINDOW:
+        assert killed.poll() is None, killed.stderr.read()
+        time.sleep(0.1)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    kept = lines_of(log)
+    assert len(kept) < count, "it ended before it was killed"
+    again = run_command(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    output, told = again.communicate()
+    assert again.returncode == 0, told
+    going_on = int(told.split("going on with ")[1].split(" ")[0])
+    assert len(kept) - 2 * lmms.WINDOW <= going_on <= len(kept)
+    computed = [json.loads(line)["doc_id"] for line in lines_of(log)[len(kept) :]]
+    assert sorted(computed) == list(range(count))[going_on:]
+    verdicts = judge(*load(DEMO_MODEL, "cpu"), count)
+    share = 100 * sum(verdict.is_right for verdict in verdicts) / count
+    (row,) = json.loads((folder / "table.json").read_text())["rows"]
+    assert row["score"] == pytest.approx(share) and row["documents"] == count
+    assert f"| {share:.1f}" in output
+    done = run_command(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.communicate() == (output, f"{name}: done before\n")
+
+
+def lines_of(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.is_file() else []
 
 
 # Without lmms-eval's tasks: the model alone
