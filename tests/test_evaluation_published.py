@@ -128,8 +128,8 @@ DOCUMENTS = {
 }
 VIDEOS = {"videomme": "videomme/data/clip.mp4", "mlvu_dev": "mlvu/clip.mp4"}  # below HF_HOME
 FOLDERS = (
-    "ai2d chartqa docvqa infovqa mathverse mathvista mlvu mmbench mme mmmu mmmu_pro mmstar muirbench realworldqa seedbench "
-    "videomme"
+    "ai2d chartqa docvqa infovqa mathverse mathvista mlvu mmbench mme mmmu mmmu_pro mmstar muirbench realworldqa "
+    "seedbench videomme"
 ).split()
 
 
