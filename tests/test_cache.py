@@ -396,7 +396,6 @@ def test_a_step_of_the_block_copies_no_kept_key_or_value(model):
     assert max(largest[1:]) < keys / 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [*CACHES, {"lookahead": 2}, {"cfg_scale": 1.0}, {"gen_length": "auto"}], ids=name_of
 )
@@ -417,7 +416,6 @@ def test_the_largest_tensor_grows_with_the_length_and_never_with_its_square(mode
     assert largest[1] < 8192 * model.config.text_config.vocab_size * 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cache", CACHES, ids=name_of)
 def test_padding_makes_no_tensor_of_the_length_squared_either(model, cache):
     rows, largest = prompts(model, [4096, 4000]), []

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+datasets = pytest.importorskip("datasets", reason="needs the extra eval: bash init_env.sh eval")
 pytest.importorskip("lmms_eval", reason="needs the extra eval: bash init_env.sh eval")
 
 from lmms_eval import evaluator  # noqa: E402
@@ -26,6 +27,8 @@ from llada_v.evaluation import lmms, toyworld  # noqa: E402
 from llada_v.evaluation.extraction import lettered, option  # noqa: E402
 from llada_v.evaluation.likelihood import log_likelihoods  # noqa: E402
 from llada_v.evaluation.prompts import messages_of  # noqa: E402
+from llada_v.evaluation.results import read_log, rows_of  # noqa: E402
+from llada_v.evaluation.settings import read_settings  # noqa: E402
 from llada_v.toyworld.judge import judge  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,6 +171,34 @@ def test_scoring_of_lmms_evals_own_takes_the_likeliest_choice(tasks, tmp_path):
     own = evaluate(folder, ["toyworld_likelihood"], True, "", "num_masks=15")
     ours = evaluate(tasks, ["toyworld_likelihood"], True, "", "num_masks=15")
     assert own["results"]["toyworld_likelihood"]["acc,none"] == ours["results"]["toyworld_likelihood"]["accuracy,none"]
+
+
+@pytest.fixture
+def with_a_broken_picture(tasks, tmp_path):
+    """The tasks with a picture in the third document that cannot be decoded."""
+    folder = tmp_path / "tasks"
+    shutil.copytree(tasks, folder)
+    file = folder / "data" / "short_answer.parquet"
+    rows = datasets.Dataset.from_parquet(str(file), cache_dir=str(tmp_path / "cache"))
+    undecoded = rows.cast_column("images", datasets.Sequence(datasets.Image(decode=False))).to_list()
+    undecoded[2]["images"][0]["bytes"] = b"no picture"
+    datasets.Dataset.from_list(undecoded, features=rows.features).to_parquet(file)
+    return folder
+
+
+def test_a_broken_picture_stops_the_run_and_is_named(with_a_broken_picture):
+    with pytest.raises(ValueError, match="document 2 of toyworld_short_answer cannot be read: UnidentifiedImageError"):
+        evaluate(with_a_broken_picture, ["toyworld_short_answer"])
+
+
+def test_a_broken_picture_can_be_skipped_and_is_counted_in_the_table(with_a_broken_picture, results, tmp_path):
+    name = "toyworld_short_answer"
+    options = f"on_bad_document=skip,log={tmp_path / 'documents' / 'log'}"
+    found = evaluate(with_a_broken_picture, [name], model_args=options)
+    expected = answers(results, name)
+    assert answers(found, name) == [*expected[:2], "", *expected[3:]]
+    (row,) = rows_of(read_settings()[name], found, read_log(tmp_path / "documents"), "")
+    assert (row.documents, row.skipped) == (COUNT, 1)
 
 
 # Through the commands

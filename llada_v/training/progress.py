@@ -73,16 +73,23 @@ class ProgressLines(TrainerCallback):
 
 
 class StopPolitely(TrainerCallback):
-    """SIGTERM, sent to any process: all of them save after the step that they are in, and stop together."""
+    """SIGTERM, sent to any process: all of them save after the step that they are in, and stop together.
+
+    It holds within `with`; after that the signal means again what it meant before.
+    """
 
     def __init__(self):
         self.is_asked = False
         self.has_stopped = False
         self.former = None
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def __enter__(self):
         if threading.current_thread() is threading.main_thread():
             self.former = signal.signal(signal.SIGTERM, self.ask)
+
+    def __exit__(self, *error):
+        if self.former is not None:
+            signal.signal(signal.SIGTERM, self.former)
 
     def ask(self, *signal_and_frame) -> None:
         """What the signal does."""
@@ -96,7 +103,3 @@ class StopPolitely(TrainerCallback):
             self.has_stopped = True
             control.should_save = control.should_training_stop = True
         return control
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.former is not None:
-            signal.signal(signal.SIGTERM, self.former)

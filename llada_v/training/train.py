@@ -79,7 +79,8 @@ def train(recipe: Recipe) -> Path:
     newest = newest_checkpoint(output)
     if newest is not None:
         log.info("going on from %s", newest)
-    trainer.train(resume_from_checkpoint=newest)
+    with trainer.stop:
+        trainer.train(resume_from_checkpoint=newest)
     if trainer.stop.has_stopped:
         log.info("stopped after step %d, saved; the same command goes on from there", trainer.state.global_step)
         leave_group()
