@@ -29,7 +29,7 @@ judge:
 
 eval-tiny:
 	bash init_env.sh eval
-	bash eval/scripts/evaluate.sh --tasks toyworld --batch-size 16 --fresh
+	bash eval/scripts/evaluate.sh --tasks toyworld --questions 100 --batch-size 16 --fresh
 
 bench:
 	bash init_env.sh

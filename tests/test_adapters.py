@@ -75,7 +75,7 @@ def test_an_adapter_is_saved_alone_and_merges_to_a_whole_model(recipe, tiny_fold
     assert cli(["merge-lora", str(output), str(tmp_path / "merged")]) == 0
     assert "a whole model" in capsys.readouterr().out
     model, processor = load(tmp_path / "merged")
-    assert (logits(model) - expected).abs().max() < 1e-4  # measured 4e-6
+    assert (logits(model) - expected).abs().max() < 1e-4
     assert answer(model, processor, "How many?", images=[str(next(toys.rglob("*.png")))]).num_forwards > 0
 
 

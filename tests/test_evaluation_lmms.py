@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -65,6 +66,7 @@ def evaluate(tasks, names, simple=False, gen_kwargs="gen_length=32,steps=8", mod
         gen_kwargs=gen_kwargs,
         force_simple=simple,
         use_cache=None if cache is None else str(cache),
+        cli_args=Namespace(process_with_media=False, reasoning_tags=None),
     )
 
 

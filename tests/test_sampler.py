@@ -97,6 +97,7 @@ def reveal(tokens, sureness, stops=((STOP,),), **settings):
         ({"lookahead": 2, "cache": "dllm"}, "cache 'dllm' changes with every step.*set cache='prompt' or lookahead=0"),
         ({"lookahead": 2, "cache": "prompt", "refresh_interval": 1}, "refresh_interval 1 computes everything"),
         ({"compile": 1}, "compile is 1; it must be True or False"),
+        ({"compile": True, "cache": "dllm"}, "compile rounds differently.*set cache='prompt' or compile=False"),
         ({"max_gen_length": 64}, "max_gen_length is 64, but gen_length is 128; .*set gen_length='auto'"),
         ({"gen_length": "auto", "max_gen_length": 0}, "max_gen_length is 0; it must be a whole number of at least 1"),
         ({"gen_length": "auto", "max_gen_length": 16, "block_length": 32}, "is more than max_gen_length 16"),
@@ -334,7 +335,7 @@ def test_a_suffix_is_seen_from_the_first_step(tiny_model, tiny_processor, questi
 def test_chance_is_repeatable_with_a_generator_and_differs_across_seeds(
     tiny_model, tiny_processor, questions, settings
 ):
-    inputs, sampler = prompt(tiny_processor, questions[:2]), SamplerConfig(gen_length=12, **settings)
+    inputs, sampler = prompt(tiny_processor, questions[:2]), SamplerConfig(gen_length=12, steps=4, **settings)
 
     def run(seed):
         generator = torch.Generator().manual_seed(seed)
@@ -453,7 +454,9 @@ def test_an_unknown_setting_is_not_ignored(tiny_model):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("settings", [{}, {"cfg_scale": 1.5}, {"block_length": 4, "steps": 4}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"gen_length": 4}, {"gen_length": 4, "cfg_scale": 1.5}, {"block_length": 4, "steps": 4}], ids=str
+)
 def test_a_row_of_a_batch_answers_as_it_does_alone(sharp_model, tiny_processor, questions, side, settings):
     batch = prompt(tiny_processor, questions, side)
     assert len(set(batch["attention_mask"].sum(1).tolist())) == 4

@@ -221,6 +221,11 @@ class SamplerConfig:
                 "set cache='none' or a longer refresh_interval",
             ),
             (
+                self.compile and self.cache == "dllm",
+                "compile rounds differently, and rounding has a say in what cache 'dllm' computes; "
+                "set cache='prompt' or compile=False",
+            ),
+            (
                 self.gen_length == AUTO and self.cache == "dllm",
                 f"cache 'dllm' holds a canvas of fixed length; set cache='prompt' or a gen_length other than {AUTO!r}",
             ),
