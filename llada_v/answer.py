@@ -24,7 +24,7 @@ from .generation.config import AUTO, CACHES, REMASKING, RULES, SCHEDULES, Sample
 from .generation.sampler import SamplerState
 from .images import load_image
 from .modeling_llada_v import LladaVForConditionalGeneration
-from .processing_llada_v import LladaVProcessor
+from .processing_llada_v import PICTURE_INPUTS, LladaVProcessor, user_message
 from .quantization import BITS, quantize
 from .video import frames_evenly, load_frames
 
@@ -40,7 +40,6 @@ DEMO_QUESTIONS = (
     "List everything.",
 )
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PICTURE_INPUTS = ("pixel_values", "image_sizes", "image_layouts")
 GIF_FRAMES = 4  # frames of a video that stand beside an animated answer
 
 
@@ -134,12 +133,8 @@ def answer(
     Raises ValueError for an empty question, pictures that cannot be read, images and video together, and settings
     that do not fit together; FileNotFoundError for a missing file.
     """
-    content = [{"type": "image", "image": image} for image in images]
-    if video is not None:
-        content.append({"type": "video", "video": video})
-    content.append({"type": "text", "text": question})
     inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
+        [user_message(question, images, video)],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
@@ -195,6 +190,14 @@ class PictureMemory:
 def length(text: str) -> int | str:
     """A number of tokens, or "auto"."""
     return text if text == AUTO else int(text)
+
+
+def check_numbers(args: argparse.Namespace, *names: str) -> None:
+    """Raise ValueError for an option that is a number below 1; options left out pass."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import torch
+from sharp import sharpened
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llada_v import LladaVConfig, LladaVForConditionalGeneration, SamplerConfig
@@ -47,15 +48,7 @@ def model():
     names += ("start_header_id", "end_header_id", "eot_token_id")
     ids = {name: number for number, name in enumerate(names)}
     vision = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1)
-    model = LladaVForConditionalGeneration(LladaVConfig(text_config=text, vision_config=vision, **ids))
-    generator = torch.Generator().manual_seed(0)
-    model.requires_grad_(False).eval()
-    for name, weight in model.named_parameters():
-        if weight.dim() == 2:
-            gain = 3 if name.endswith(("q_proj.weight", "k_proj.weight", "lm_head.weight")) else 1
-            scale = 1 if "embed" in name else gain / weight.shape[1] ** 0.5
-            weight.copy_(scale * torch.randn(weight.shape, generator=generator))
-    return model
+    return sharpened(LladaVForConditionalGeneration(LladaVConfig(text_config=text, vision_config=vision, **ids)))
 
 
 def prompts(model, lengths, seed=0):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sharp import sharpened
 
 from llada_v import LladaVForConditionalGeneration, SamplerConfig
 from llada_v.answer import PictureMemory, load
@@ -277,14 +278,7 @@ def answer(model, inputs, **settings):
 @pytest.fixture(scope="module")
 def sharp_model(tiny_folder):
     """The tiny model with weights so large that no two tokens are nearly as likely, and every word counts."""
-    model = LladaVForConditionalGeneration.from_pretrained(tiny_folder).requires_grad_(False).eval()
-    generator = torch.Generator().manual_seed(0)
-    for name, weight in model.named_parameters():
-        if weight.dim() == 2:
-            gain = 3 if name.endswith(("q_proj.weight", "k_proj.weight", "lm_head.weight")) else 1
-            scale = 1 if "embed" in name else gain / weight.shape[1] ** 0.5
-            weight.copy_(scale * torch.randn(weight.shape, generator=generator))
-    return model
+    return sharpened(LladaVForConditionalGeneration.from_pretrained(tiny_folder))
 
 
 def always(model, monkeypatch, *favourites):

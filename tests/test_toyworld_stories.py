@@ -10,7 +10,7 @@ from PIL import ImageChops
 
 from llada_v.toyworld import clips, pairs, reasons
 from llada_v.toyworld.judge import Verdict
-from llada_v.toyworld.records import generate_records, heldout_questions, scene_of, user_message, write_dataset
+from llada_v.toyworld.records import generate_records, heldout_questions, message_of, scene_of, write_dataset
 from llada_v.toyworld.scenes import make_scene
 
 
@@ -143,7 +143,7 @@ def test_scenes_come_in_the_kind_asked_for():
 def test_heldout_stories_are_asked_as_messages_the_processor_takes(tiny_processor):
     items = heldout_questions(6, seed=3, families=("compare", "motion", "reasoning"))
     assert [question.family for _, question, _ in items] == ["compare", "motion", "reasoning"] * 2
-    messages = [[user_message(visual, question)] for visual, question, _ in items]
+    messages = [[message_of(visual, question)] for visual, question, _ in items]
     inputs = tiny_processor.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
     # Two pictures, four frames, one picture; twice.
     assert [int(tiles > 0) for _, tiles in inputs["image_layouts"].tolist()] == [1] * 8

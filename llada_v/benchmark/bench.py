@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 from transformers.utils import logging
 
-from ..answer import DEMO_MODEL, DTYPES, default_dtype, device_of, load
+from ..answer import DEMO_MODEL, DTYPES, check_numbers, default_dtype, device_of, load
 from ..generation.config import SamplerConfig
 from ..quantization import BITS, quantize
 from ..toyworld.tiny import CANVAS
@@ -130,14 +130,6 @@ def check_files(args: argparse.Namespace) -> None:
     for file, ending in ((args.json, ".json"), (args.png, ".png")):
         if file and (file.suffix.lower() != ending or not file.absolute().parent.is_dir()):
             raise ValueError(f"{file} cannot be written; name a file that ends in {ending}, in a folder that exists")
-
-
-def check_numbers(args: argparse.Namespace, *names: str) -> None:
-    """Raise ValueError for a number below 1."""
-    for name in names:
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
 
 
 def check_settings(settings: Sequence[Setting], gen_length: int | None, steps: int | None = None) -> None:

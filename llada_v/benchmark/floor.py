@@ -4,7 +4,6 @@ Work is counted, not modelled: while one answer is made, hooks see every linear 
 attention of torch, so a setting costs what it really does, whatever it is.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,10 +11,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
-REPEATS = 5  # the best of these counts: a busy neighbour only ever makes a machine slower
-SAMPLE_SECONDS = 0.02  # a repeat lasts at least about this long
+from ..machine import matrix_rate, seconds_of
+
 READ_LIMIT = 2**30  # bytes
-CPU_SIDE, GPU_SIDE = 1024, 8192  # of the matrices that are multiplied: large enough for the full rate
 
 
 @dataclass(frozen=True)
@@ -101,34 +99,4 @@ def measure_machine(device: torch.device, dtype: torch.dtype, num_bytes: int) ->
     dtype: of the matrices that are multiplied.
     """
     read = torch.ones(max(1, min(num_bytes, READ_LIMIT) // 4), device=device)
-    side = CPU_SIDE if device.type == "cpu" else GPU_SIDE
-    matrix = torch.ones(side, side, dtype=dtype, device=device)
-    return Machine(
-        bandwidth=read.nbytes / seconds_of(read.sum, device),
-        matrix_rate=2 * side**3 / seconds_of(lambda: matrix @ matrix, device),
-    )
-
-
-def seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one `run`, the best of `REPEATS` samples."""
-    run()
-    times = 1
-    best = timed(run, times, device)
-    times = max(1, round(SAMPLE_SECONDS / best))
-    return min(timed(run, times, device) for _ in range(REPEATS))
-
-
-def timed(run: Callable[[], object], times: int, device: torch.device) -> float:
-    """Mean seconds of `run` over `times`, the device idle before and after."""
-    synchronize(device)
-    start = time.perf_counter()
-    for _ in range(times):
-        run()
-    synchronize(device)
-    return (time.perf_counter() - start) / times
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    return Machine(read.nbytes / seconds_of(read.sum, device), matrix_rate(device, dtype))

@@ -13,10 +13,10 @@ import torch
 from ..anyres import Layout, num_features, num_tiles
 from ..configuration_llada_v import LladaVConfig
 from ..images import open_picture
+from ..processing_llada_v import PICTURE_INPUTS, user_message
 from ..toyworld.records import heldout_questions
 
 RECORD = '{"image": "a.png", "question": "How many?", "answer": "3"}'
-PICTURES = ("pixel_values", "image_sizes", "image_layouts")
 TEXT_BEFORE_PICTURE = 20  # tokens of a random prompt
 
 
@@ -100,21 +100,10 @@ def question_batches(processor, items: Sequence[Item], size: int, device: torch.
     """The questions in order, `size` at a time; the last batch may be smaller."""
     for start in range(0, len(items), size):
         part = items[start : start + size]
-        conversations = [
-            [
-                {
-                    "role": "user",
-                    "content": [
-                        *({"type": "image", "image": image} for image in item.images),
-                        {"type": "text", "text": item.question},
-                    ],
-                }
-            ]
-            for item in part
-        ]
+        conversations = [[user_message(item.question, item.images)] for item in part]
         inputs = processor.apply_chat_template(conversations, add_generation_prompt=True, return_tensors="pt")
         inputs = dict(inputs.to(device))
-        pictures = {name: inputs.pop(name) for name in PICTURES if name in inputs}
+        pictures = {name: inputs.pop(name) for name in PICTURE_INPUTS if name in inputs}
         yield Batch(inputs, pictures, part)
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from ..generation.config import SamplerConfig
+from ..machine import timed
 from ..toyworld.judge import Verdict
-from .floor import Work, count_work, timed
+from .floor import Work, count_work
 from .memory import PeakMemory
 from .prompts import Batch
 from .settings import Setting

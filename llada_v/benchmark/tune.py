@@ -18,8 +18,9 @@ from dataclasses import replace
 from tqdm import tqdm
 from transformers.utils import logging
 
+from ..answer import check_numbers
 from .accuracy import front
-from .bench import add_model_options, check_files, check_numbers, check_settings, load_model, machine_of, named_settings
+from .bench import add_model_options, check_files, check_settings, load_model, machine_of, named_settings
 from .floor import Machine
 from .prompts import Item, question_batches, read_items
 from .report import Row, describe, row_of, save_json, save_png, table, verdict_on

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from ..processing_llada_v import NO_THINK, THINK
 from .sources import parsed, read_entries
 from .writing import write_array
 
-THINK, NO_THINK = " /think", " /no_think"
 MAX_RATIO = 5
 
 

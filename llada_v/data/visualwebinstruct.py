@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..processing_llada_v import turns_of
+from ..processing_llada_v import list_of, turns_of
 from .sources import line_entries, parsed
 from .writing import write_array
 
@@ -47,7 +47,7 @@ def record_of(row: dict, line: int) -> dict:
     turns_of(row)
     record = {"id": f"vw-{line}"} | {key: value for key, value in row.items() if key != "image"}
     image = row.get("image")
-    paths = image if isinstance(image, list) else [] if image is None else [image]
+    paths = list_of(image)
     if not all(isinstance(path, str) for path in paths):
         raise ValueError(f"'image' is {image!r}; expected a path, a list of paths, or nothing")
     paths = [path.removeprefix("./").removeprefix(IMAGES) for path in paths]

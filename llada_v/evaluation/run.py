@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from ..answer import DEMO_MODEL, DTYPES
+from ..answer import DEMO_MODEL, DTYPES, check_numbers
 from ..checkpoint import local_folder
 from ..processing_llada_v import LladaVProcessor
 from .results import Row, failed, markdown, read_log, rows_of, save_table
@@ -64,9 +64,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="llada-v evaluate", description=__doc__.splitlines()[0], allow_abbrev=False)
     add_arguments(parser)
     args = parser.parse_args(argv)
-    for name in ("batch_size", "limit", "num_processes", "questions", "nodes"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1")
+    check_numbers(args, "batch_size", "limit", "num_processes", "questions", "nodes")
     args.node_rank = node_rank(args.nodes)
     tasks = chosen_tasks(read_settings(args.settings), args.tasks)
     check_installed()

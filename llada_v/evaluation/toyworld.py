@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..processing_llada_v import list_of
 from ..toyworld import FAMILIES, heldout_questions
 from ..toyworld.judge import Verdict
 from .extraction import lettered, option
@@ -52,9 +53,8 @@ def write_tasks(folder: str | Path = TASKS / "data", count: int = 200, seed: int
 
 def row_of(visual, question, id: str) -> dict:
     """A held-out question as a row of its file."""
-    images = visual if isinstance(visual, list) else [visual]
     asked = {"question": question.text, "answer": question.answer}
-    return {"id": id, "family": question.family, "images": images} | asked
+    return {"id": id, "family": question.family, "images": list_of(visual)} | asked
 
 
 def multiple_choice(count: int, seed: int) -> Iterator[dict]:

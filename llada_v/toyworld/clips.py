@@ -3,11 +3,10 @@
 All lengths are pixels, as in `scenes`.
 """
 
-import zlib
 from dataclasses import dataclass, replace
 
-from .questions import Question
-from .scenes import BACKGROUNDS, COLORS, SHAPES, SHORT_SIDE, Scene, Thing, draw, scene_key
+from .questions import Question, name_of
+from .scenes import BACKGROUNDS, COLORS, SHAPES, SHORT_SIDE, Scene, Thing, draw, scene_key, split_of_key
 
 FAMILY = "motion"
 STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
@@ -61,8 +60,7 @@ def make_clip(rng):
 
 def clip_split(clip):
     """The split of a clip, "heldout" for about a tenth of all, by its content alone."""
-    key = f"{scene_key(clip.start)}; {clip.direction} {clip.path}"
-    return "heldout" if zlib.crc32(key.encode()) % 10 == 0 else "train"
+    return split_of_key(f"{scene_key(clip.start)}; {clip.direction} {clip.path}")
 
 
 def draw_clip(clip):
@@ -80,15 +78,11 @@ def draw_clip(clip):
 def clip_questions(clip, rng):
     """Different questions about a clip, in a random order: where the thing goes, what moves, whether it moves."""
     moving, *resting = clip.start.things
-    name = f"the {moving.color} {moving.shape}"
-    questions = [
-        Question(
-            FAMILY, rng.choice(("Which way does the object move?", f"Which way does {name} move?")), clip.direction
-        )
-    ]
+    named = f"Which way does the {name_of(moving)} move?"
+    text = rng.choice(("Which way does the object move?", named))
+    questions = [Question(FAMILY, named if resting else text, clip.direction)]
     if resting:
-        questions[0] = Question(FAMILY, f"Which way does {name} move?", clip.direction)
-        questions.append(Question(FAMILY, "Which object moves?", f"{moving.color} {moving.shape}"))
+        questions.append(Question(FAMILY, "Which object moves?", name_of(moving)))
         asked, answer = rng.choice(((moving, "yes"), (resting[0], "no")))
         questions.append(Question(FAMILY, f"Does the {asked.shape} move?", answer))
     else:

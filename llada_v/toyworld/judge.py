@@ -16,7 +16,7 @@ from ..answer import DEMO_MODEL, load
 from ..generation.config import SamplerConfig
 from .questions import FAMILIES
 from .reasons import final_answer
-from .records import ALL_FAMILIES, heldout_questions, user_message
+from .records import ALL_FAMILIES, heldout_questions, message_of
 from .tiny import CANVAS
 
 
@@ -56,7 +56,7 @@ def judge(
     verdicts = []
     for start in range(0, count, batch_size):
         batch = items[start : start + batch_size]
-        prompts = [[user_message(visual, question)] for visual, question, _ in batch]
+        prompts = [[message_of(visual, question)] for visual, question, _ in batch]
         inputs = processor.apply_chat_template(prompts, add_generation_prompt=True, return_tensors="pt")
         output = model.generate(**inputs.to(model.device), sampler=sampler, return_dict_in_generate=True)
         for (_, question, id), ids in zip(batch, output.answers, strict=True):

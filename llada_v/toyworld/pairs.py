@@ -3,16 +3,11 @@
 This file knows scenes and questions about them; it never looks at pixels.
 """
 
-from .questions import Question, a
-from .scenes import COLORS, SHAPES, split_of
+from .questions import Question, a, name_of
+from .scenes import COLORS, SHAPES
 
 FAMILY = "compare"
 ORDINALS = ("first", "second")
-
-
-def pair_split(first, second):
-    """The split of a pair: that of its scenes, None where they are of different splits."""
-    return split_of(first) if split_of(first) == split_of(second) else None
 
 
 def pair_questions(first, second, rng):
@@ -66,7 +61,7 @@ def _both_show(scenes, rng):
 
 
 def _names(scene):
-    return {f"{thing.color} {thing.shape}" for thing in scene.things}
+    return {name_of(thing) for thing in scene.things}
 
 
 def _shapes(scene):

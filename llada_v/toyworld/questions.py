@@ -62,7 +62,7 @@ def dense_caption(scene):
         sign = scene.sign
         letters = " ".join(sign.word)
         return f"{sign.plate or 'plain'} sign {_place(scene, sign)}, {sign.color} letters {letters}"
-    return ", ".join(f"{_name(thing)} {_place(scene, thing)}" for thing in in_reading_order(scene))
+    return ", ".join(f"{name_of(thing)} {_place(scene, thing)}" for thing in in_reading_order(scene))
 
 
 def in_reading_order(scene):
@@ -75,7 +75,7 @@ def in_reading_order(scene):
 
 def _colours(scene, rng):
     """The colour of up to two things that are the only ones of their shape."""
-    single = [thing for thing in scene.things if _count(scene, shape=thing.shape) == 1]
+    single = [thing for thing in scene.things if count_of(scene, shape=thing.shape) == 1]
     questions = []
     for thing in rng.sample(single, min(2, len(single))):
         text = rng.choice((f"What colour is the {thing.shape}?", f"Which colour does the {thing.shape} have?"))
@@ -85,7 +85,7 @@ def _colours(scene, rng):
 
 def _shapes(scene, rng):
     """The shape of up to two things that are the only ones of their colour."""
-    single = [thing for thing in scene.things if _count(scene, color=thing.color) == 1]
+    single = [thing for thing in scene.things if count_of(scene, color=thing.color) == 1]
     questions = []
     for thing in rng.sample(single, min(2, len(single))):
         name = f"{thing.color} object"
@@ -97,8 +97,8 @@ def _shapes(scene, rng):
 def _counts(scene, rng):
     """How many things there are, how many of one shape and how many of one colour."""
     text = rng.choice(("How many objects are there?", "How many objects can you see?"))
-    by_shape = {shape: _count(scene, shape=shape) for shape in SHAPES}
-    by_color = {color: _count(scene, color=color) for color in COLORS}
+    by_shape = {shape: count_of(scene, shape=shape) for shape in SHAPES}
+    by_color = {color: count_of(scene, color=color) for color in COLORS}
     shape, color = _pick_counted(by_shape, rng), _pick_counted(by_color, rng)
     return [
         Question("count", text, str(len(scene.things))),
@@ -130,15 +130,15 @@ def _relations(scene, rng):
             # Both things in the other order: "is B right of A" is as often asked as "is A left of B".
             thing, other, direction, opposite = other, thing, opposite, direction
         asked, answer = (direction, "yes") if rng.random() < 0.5 else (opposite, "no")
-        questions.append(Question("relation", f"Is the {_name(thing)} {asked} the {_name(other)}?", answer))
+        questions.append(Question("relation", f"Is the {name_of(thing)} {asked} the {name_of(other)}?", answer))
     which = [(d, thing, found) for d in DIRECTIONS for thing in scene.things for found in _only(scene, d, thing)]
     if which:
         direction, thing, found = rng.choice(which)
-        questions.append(Question("relation", f"Which object is {direction} the {_name(thing)}?", _name(found)))
+        questions.append(Question("relation", f"Which object is {direction} the {name_of(thing)}?", name_of(found)))
     extremes = [(word, found) for word in EXTREMES for found in _extreme(scene, word)]
     if extremes:
         word, found = rng.choice(extremes)
-        questions.append(Question("relation", f"Which object is {word}?", _name(found)))
+        questions.append(Question("relation", f"Which object is {word}?", name_of(found)))
     return questions
 
 
@@ -250,7 +250,7 @@ def _caption(scene, rng):
         unclear = any(right.x - left.x < CLEAR_DISTANCE for left, right in zip(things, things[1:], strict=False))
         if unclear or len(things) > 3:
             return []
-        answer = _listed([a(_name(thing)) for thing in things])
+        answer = _listed([a(name_of(thing)) for thing in things])
     text = rng.choice(("Describe the picture.", "What is in the picture?"))
     return [Question("caption", text, answer)]
 
@@ -297,12 +297,12 @@ def _place(scene, item):
 # Words
 
 
-def _count(scene, shape=None, color=None):
+def count_of(scene, shape=None, color=None):
     """How many things have the shape, the colour, or both; None stands for any."""
     return sum(shape in (None, thing.shape) and color in (None, thing.color) for thing in scene.things)
 
 
-def _name(thing):
+def name_of(thing):
     """A thing as it is called in questions and answers: "red circle"."""
     return f"{thing.color} {thing.shape}"
 

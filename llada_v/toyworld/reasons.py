@@ -4,11 +4,11 @@ The question ends with ` /think` or ` /no_think`, as in the reasoning stage's da
 reckons with it, and the answer comes last, behind "Answer:".
 """
 
-from .questions import Question, plural
+from ..processing_llada_v import NO_THINK, THINK
+from .questions import Question, count_of, plural
 from .scenes import SHAPES
 
 FAMILY = "reasoning"
-THINK, NO_THINK = " /think", " /no_think"
 MARK = "Answer:"
 """What the answer stands behind."""
 
@@ -51,7 +51,7 @@ def _differences(scene, rng):
 
 def _shape_sums(scene, rng):
     """How many things of two shapes there are together, and whether there are more of one than of the other."""
-    counts = {shape: sum(thing.shape == shape for thing in scene.things) for shape in SHAPES}
+    counts = {shape: count_of(scene, shape=shape) for shape in SHAPES}
     present = [shape for shape in SHAPES if counts[shape]]
     one = rng.choice(present)
     other = rng.choice([shape for shape in SHAPES if shape != one])

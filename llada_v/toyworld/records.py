@@ -9,6 +9,7 @@ import random
 import tempfile
 from pathlib import Path
 
+from ..processing_llada_v import list_of, user_message
 from . import clips, pairs, reasons
 from .questions import FAMILIES, Question, dense_caption, questions_about
 from .scenes import KINDS, SPLITS, draw, make_scene, split_of
@@ -94,13 +95,11 @@ def _heldout_question(family, rng):
     return draw(scene), rng.choice(found)
 
 
-def user_message(visual, question):
+def message_of(visual, question):
     """The message that shows a visual of `heldout_questions` and asks its question."""
     if question.family == clips.FAMILY:
-        shown = [{"type": "video", "video": visual}]
-    else:
-        shown = [{"type": "image", "image": image} for image in (visual if isinstance(visual, list) else [visual])]
-    return {"role": "user", "content": [*shown, {"type": "text", "text": question.text}]}
+        return user_message(question.text, video=visual)
+    return user_message(question.text, list_of(visual))
 
 
 def write_dataset(folder, split, count, seed, style="caption", max_turns=10, max_things=None, kinds=None):

@@ -168,7 +168,12 @@ def split_of(scene):
 
     It depends on the scene alone, so the two splits never share one, whatever seeds they are made from.
     """
-    return "heldout" if zlib.crc32(scene_key(scene).encode()) % 10 == 0 else "train"
+    return split_of_key(scene_key(scene))
+
+
+def split_of_key(key):
+    """The split of whatever has this key."""
+    return "heldout" if zlib.crc32(key.encode()) % 10 == 0 else "train"
 
 
 def draw(scene):

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..processing_llada_v import PICTURE_INPUTS
 from .noise import IGNORE
-
-PIXELS = ("pixel_values", "image_sizes", "image_layouts")
 
 
 @dataclass
@@ -42,7 +41,7 @@ class Collator:
         batch = {"input_ids": input_ids, "labels": labels}
         if not self.train_eos_padding:
             batch["attention_mask"] = attention_mask
-        for key in PIXELS:
+        for key in PICTURE_INPUTS:
             parts = [record[key] for record in records if key in record]
             if parts:
                 batch[key] = torch.cat(parts)

@@ -4,10 +4,6 @@ A multiply-add counts as two. Norms, activations and the embedding are left out;
 so what is divided by the time is the model's use of the device, not the device's work.
 """
 
-import time
-
-import torch
-
 from ..configuration_llada_v import LladaVConfig
 from .recipe import Recipe
 
@@ -52,25 +48,3 @@ def training_flops(config: LladaVConfig, recipe: Recipe, rows: int, length: int,
         "head": 2 + whole["language_model"],
     }
     return sum(passes[part] * forward[part] for part in forward)
-
-
-def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a large matrix product on this device, the most that training could reach here."""
-    size, repeats = (8192, 10) if device.type == "cuda" else (1024, 2)
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    a @ b
-    best = 0.0
-    for _ in range(3):
-        synchronize(device)
-        start = time.perf_counter()
-        for _ in range(repeats):
-            a @ b
-        synchronize(device)
-        best = max(best, 2 * size**3 * repeats / (time.perf_counter() - start))
-    return best
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

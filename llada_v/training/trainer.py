@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from ..machine import matrix_rate
 from .build import load_projector, part_of, projector_state, save_projector
-from .cost import measured_peak, training_flops
+from .cost import training_flops
 from .dialogue import conversation_ids, dialogue_causal_mask
 from .noise import Draw, Noised, add_noise, complement, draw_noise, token_weights
 from .progress import Meter, ProgressLines, StopPolitely, memory_gib
@@ -136,7 +137,7 @@ class LladaVTrainer(Trainer):
         """Tokens and images a second, model FLOPs utilisation, memory, time left; all processes must ask."""
         args, state = self.args, self.state
         if self.peak_flops is None:
-            self.peak_flops = measured_peak(args.device, torch.bfloat16 if args.bf16 else torch.float32)
+            self.peak_flops = matrix_rate(args.device, torch.bfloat16 if args.bf16 else torch.float32)
         seconds, steps, counts = self.meter.read(state.global_step)
         tokens, images, flops = self.accelerator.reduce(counts, "sum").tolist()
         return {
