@@ -297,6 +297,19 @@ def test_a_written_data_set_reads_back_equal(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["toy"]
 
 
+def test_one_turn_each_asks_every_question_about_the_same_picture(tmp_path):
+    together = write_dataset(tmp_path / "together", "train", 3, seed=6, style="instruct", max_turns=3)
+    apart = write_dataset(tmp_path / "apart", "train", 3, seed=6, style="instruct", max_turns=3, one_turn_each=True)
+    expected = []
+    for record in json.loads((together / "records.json").read_text()):
+        texts = [turn["value"].removeprefix("<image>\n") for turn in record["conversations"]]
+        for question, answer in zip(texts[::2], texts[1::2], strict=True):
+            expected.append((record["image"], f"<image>\n{question}", answer))
+    records = json.loads((apart / "records.json").read_text())
+    found = [(record["image"], *(turn["value"] for turn in record["conversations"])) for record in records]
+    assert found == expected and len({record["id"] for record in records}) == len(records) > 3
+
+
 # Bad arguments
 
 

@@ -16,6 +16,7 @@ def main() -> None:
     data.add_argument("--split", choices=SPLITS, default="train")
     data.add_argument("--count", type=int, required=True, help="records")
     data.add_argument("--max-turns", type=int, default=10, help="questions about one picture, at most (%(default)s)")
+    data.add_argument("--one-turn-each", action="store_true", help="every question is a record of its own")
     data.add_argument("--max-things", type=int, help="most shapes in a picture of shapes")
     data.add_argument("--kinds", nargs="+", choices=KINDS, help="only pictures of these kinds, equally many")
     data.add_argument("--seed", type=int, default=0)
@@ -29,7 +30,7 @@ def main() -> None:
     sight.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.verb == "data":
-        options = (args.style, args.max_turns, args.max_things, args.kinds)
+        options = (args.style, args.max_turns, args.max_things, args.kinds, args.one_turn_each)
         write_dataset(args.folder, args.split, args.count, args.seed, *options)
     elif args.verb == "sight":
         from .sight import learn_to_see

@@ -102,10 +102,13 @@ def message_of(visual, question):
     return user_message(question.text, list_of(visual))
 
 
-def write_dataset(folder, split, count, seed, style="caption", max_turns=10, max_things=None, kinds=None):
+def write_dataset(
+    folder, split, count, seed, style="caption", max_turns=10, max_things=None, kinds=None, one_turn_each=False
+):
     """Write the records of `generate_records` as `records.json` and `images/*.png`; returns the folder's Path.
 
-    The folder appears only when it is complete. Raises ValueError as `generate_records` does, and
+    With `one_turn_each` every turn is a record of its own (`apart`), so there are more records than `count`. The
+    folder appears only when it is complete. Raises ValueError as `generate_records` does, and
     FileExistsError if the folder is there already.
     """
     folder = Path(folder)
@@ -119,11 +122,25 @@ def write_dataset(folder, split, count, seed, style="caption", max_turns=10, max
         (draft / "images").mkdir(parents=True)
         written = []
         for i, record in enumerate(records):
-            written.append(_with_files(record, draft, f"{i:06d}"))
+            record = _with_files(record, draft, f"{i:06d}")
+            written += apart(record) if one_turn_each else [record]
         lines = ",\n".join(json.dumps(record) for record in written)
         (draft / "records.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
         draft.rename(folder)
     return folder
+
+
+def apart(record):
+    """One record for each turn of `record`, all about the same picture."""
+    turns = record["conversations"]
+    places = turns[0]["value"].partition("\n")[0]
+    records = []
+    for i in range(0, len(turns), 2):
+        human, gpt = turns[i : i + 2]
+        if i > 0:
+            human = human | {"value": f"{places}\n{human['value']}"}
+        records.append(record | {"id": f"{record['id']}-{i // 2}", "conversations": [human, gpt]})
+    return records
 
 
 def _with_files(record, folder, name):
