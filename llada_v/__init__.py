@@ -6,7 +6,7 @@ F picture features, D width, V vocabulary, M masked positions.
 
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from .checkpoint import PUBLISHED_MODEL_TYPE
+from .checkpoint.configs import PUBLISHED_MODEL_TYPE
 from .configuration_llada_v import LladaConfig, LladaVConfig
 from .generation.config import SamplerConfig
 from .modeling_llada_v import LladaVForConditionalGeneration, LladaVModel

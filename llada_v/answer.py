@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from .animation import Recorder, save_gif
-from .checkpoint import local_folder
+from .checkpoint.files import local_folder
 from .generation.config import AUTO, CACHES, REMASKING, RULES, SCHEDULES, SamplerConfig
 from .generation.sampler import SamplerState
 from .images import load_image

@@ -29,7 +29,7 @@ def convert(argv: list[str]) -> None:
 
     from tqdm import tqdm
 
-    from .checkpoint import convert as convert_checkpoint
+    from .checkpoint.convert import convert as convert_checkpoint
 
     with tqdm(desc="tensors", leave=False, disable=None) as bar:
 

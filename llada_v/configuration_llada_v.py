@@ -152,7 +152,7 @@ class LladaVConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict, **kwargs) -> "LladaVConfig":
         """The config of a dictionary, ours or the published one. Raises ValueError for another model's."""
-        from .checkpoint import PUBLISHED_MODEL_TYPE, translate_config
+        from .checkpoint.configs import PUBLISHED_MODEL_TYPE, translate_config
 
         model_type = config_dict.get("model_type")
         if model_type == PUBLISHED_MODEL_TYPE:

@@ -20,7 +20,8 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from .anyres import Layout, grid_map, grid_of, num_tiles, pooled_side
-from .checkpoint import KEY_MAPPING, check_folder, local_folder
+from .checkpoint.files import check_folder, local_folder
+from .checkpoint.names import KEY_MAPPING
 from .configuration_llada_v import LladaVConfig
 from .generation.config import SamplerConfig
 from .generation.generate import SamplerMixin

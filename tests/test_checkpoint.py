@@ -9,9 +9,11 @@ from published import PUBLISHED_CONFIG, layout_8b, pattern, small_layout, small_
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-import llada_v.checkpoint as checkpoint
 from llada_v import LladaVConfig, LladaVForConditionalGeneration, LladaVModel, LladaVProcessor
-from llada_v.checkpoint import convert, empty_model, published_name, shapes_of, translate_config
+from llada_v.checkpoint.configs import TEXT_FIELDS, translate_config
+from llada_v.checkpoint.convert import convert
+from llada_v.checkpoint.files import empty_model, shapes_of
+from llada_v.checkpoint.names import published_name
 
 # Even smaller than the golden model, so that damaged folders are cheap to write.
 TINY = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 3}
@@ -104,7 +106,7 @@ def llada(tmp_path, with_tokenizer):
 @pytest.fixture
 def llada_hf(tmp_path, with_tokenizer):
     """LLaDA-8B in the Hugging Face layout, tiny."""
-    config = {name: value for name, value in TINY_CONFIG.items() if name in checkpoint.TEXT_FIELDS}
+    config = {name: value for name, value in TINY_CONFIG.items() if name in TEXT_FIELDS}
     return with_tokenizer(write_folder(tmp_path / "llada_hf", config | {"model_type": "llada"}, TRUNK_WEIGHTS))
 
 
@@ -344,7 +346,7 @@ def test_a_failure_while_writing_leaves_nothing_behind(tiny, tmp_path, monkeypat
     def full_disk(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr("llada_v.checkpoint.convert.save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         convert(tiny, tmp_path / "ours")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["published"]

@@ -11,8 +11,8 @@ from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 
 import llada_v.answer
-import llada_v.checkpoint
 from llada_v import SamplerConfig, cli
+from llada_v.checkpoint import convert as conversion
 from llada_v.generation.sampler import SamplerOutput, sample
 
 EOT, MASK = 1, 0
@@ -241,9 +241,9 @@ def test_convert_passes_its_options(monkeypatch, capsys):
     def convert(src, dst, vision_tower, dtype, progress):
         progress(3, 3)
         assert (src, dst, vision_tower, dtype) == ("src", "dst", "tower", "bfloat16")
-        return llada_v.checkpoint.Conversion(3, ["logit_scale"], ["model.image_newline"])
+        return conversion.Conversion(3, ["logit_scale"], ["model.image_newline"])
 
-    monkeypatch.setattr(llada_v.checkpoint, "convert", convert)
+    monkeypatch.setattr(conversion, "convert", convert)
     assert cli.main(["convert", "src", "dst", "--vision-tower", "tower", "--dtype", "bfloat16"]) == 0
     assert capsys.readouterr().out == "dst: 3 tensors\nleft out: logit_scale\nmade fresh: model.image_newline\n"
 

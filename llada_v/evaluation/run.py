@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from ..answer import DEMO_MODEL, DTYPES, check_numbers
-from ..checkpoint import local_folder
+from ..checkpoint.files import local_folder
 from ..processing_llada_v import LladaVProcessor
 from .results import Row, failed, markdown, read_log, rows_of, save_table
 from .settings import NO_KEY, PRESETS, ROOT, SETTINGS_FILE, Benchmark, chosen_tasks, read_settings
