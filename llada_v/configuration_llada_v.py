@@ -8,6 +8,8 @@ from transformers import PreTrainedConfig, SiglipVisionConfig
 
 ROPE_INV_FREQ = ("exact", "bf16_rounded")
 VIDEO_NEWLINES = ("grid", "frame", "one_token", "no_token")
+IGNORE = -100
+"""Label of a position that is never masked nor predicted: pictures, questions, padding."""
 
 
 def siglip2_so400m(**changes) -> SiglipVisionConfig:

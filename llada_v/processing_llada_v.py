@@ -17,14 +17,13 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import cached_file
 
 from .anyres import Layout, num_features
-from .configuration_llada_v import LladaVConfig
+from .configuration_llada_v import IGNORE, LladaVConfig
 from .images import anyres_tiles, load_image, padded_tile, square_tile
 from .video import frames_at_fps, frames_evenly, load_frames
 
 IMAGE = "<image>"  # where a picture or a video stands in a message's text
 THINK, NO_THINK = " /think", " /no_think"  # what ends a question of the reasoning data, of all other data beside it
 PICTURE_INPUTS = ("pixel_values", "image_sizes", "image_layouts")
-IGNORE = -100  # label of a position that is never masked nor predicted
 SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
     "provides, and assist the user with a variety of tasks using natural language."

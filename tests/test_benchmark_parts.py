@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,7 +101,7 @@ def test_words_that_are_no_setting(text, told):
 def test_a_file_that_holds_no_settings(tmp_path, text):
     file = tmp_path / "settings.yaml"
     file.write_text(text)
-    with pytest.raises(ValueError, match=r"settings\.yaml (is not YAML|must be a mapping)"):
+    with pytest.raises(ValueError, match=r"settings\.yaml (is not valid YAML|must be a mapping)"):
         read_settings(file)
 
 
@@ -145,8 +146,8 @@ def questions(tmp_path):
     """Write records to a file beside a picture; returns the file."""
     Image.new("RGB", (30, 20), (200, 30, 30)).save(tmp_path / "a.png")
 
-    def write(text):
-        file = tmp_path / "questions.json"
+    def write(text, suffix=".json"):
+        file = tmp_path / f"questions{suffix}"
         file.write_text(text if isinstance(text, str) else json.dumps(text))
         return file
 
@@ -159,8 +160,8 @@ RECORD = {"image": "a.png", "question": "How many?", "answer": "3", "source": "m
 def test_a_list_and_lines_hold_the_same_questions(questions):
     records = [RECORD, {"image": ["a.png", "a.png"], "question": "What differs?", "answer": "nothing"}]
     as_list = read_items(questions(records))
-    as_lines = read_items(questions("\n\n".join(json.dumps(record) for record in records)))
-    assert as_list == as_lines
+    as_lines = read_items(questions("\n\n".join(json.dumps(record) for record in records), ".jsonl"))
+    assert [replace(item, id="") for item in as_list] == [replace(item, id="") for item in as_lines]
     assert [len(item.images) for item in as_list] == [1, 2]
     assert (as_list[0].question, as_list[0].answer) == ("How many?", "3")
 
@@ -174,10 +175,10 @@ def test_a_question_may_have_no_picture(questions, tiny_processor):
 @pytest.mark.parametrize(
     ("records", "error", "told"),
     [
-        ([], ValueError, "holds no questions"),
-        ("", ValueError, "holds no questions"),
-        ("nothing", ValueError, "is not JSON"),
-        ("3", ValueError, "record 1 is 3"),
+        ([], ValueError, "holds no record"),
+        ("", ValueError, "it is empty"),
+        ("nothing", ValueError, "must hold an array of records"),
+        ("[3]", ValueError, "number 0 is 3"),
         ([RECORD, {"image": "a.png", "question": "?"}], ValueError, "record 2 has answer None"),
         ([RECORD | {"question": " "}], ValueError, "record 1 has question ' '"),
         ([RECORD | {"image": 3}], ValueError, "record 1 has image 3"),
@@ -191,7 +192,7 @@ def test_a_file_that_asks_nothing_answerable(questions, records, error, told):
 
 
 def test_a_missing_file_of_questions(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no file"):
+    with pytest.raises(FileNotFoundError, match="no data file at"):
         read_items(tmp_path / "nothing.json")
 
 

@@ -156,7 +156,7 @@ def test_what_is_missing_is_named_before_anything_is_read(tmp_path):
     write(tmp_path / "a.json", [1])
     with pytest.raises(FileNotFoundError, match="no data file at .*b.json; see data/README.md"):
         list_sources([f"{tmp_path}/a.json", f"{tmp_path}/b.json"], str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="no mixture at .*b.yaml; see data/README.md"):
+    with pytest.raises(FileNotFoundError, match="no file .*b.yaml; see data/README.md"):
         list_sources(f"{tmp_path}/b.yaml", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no image root at .*pictures; image_root names the folders"):
         list_sources(f"{tmp_path}/a.json", [str(tmp_path), f"{tmp_path}/pictures"])

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from sample_data import KINDS, MIXED, turns, write_files
 
+from llada_v.configuration_llada_v import IGNORE
 from llada_v.data import measure
 from llada_v.data.measure import MODALITIES, Encoding, Measurer
 from llada_v.data.records import BadRecord, Records
 from llada_v.toyworld.records import write_dataset
 from llada_v.training.collate import Collator
-from llada_v.training.noise import IGNORE
 from llada_v.training.recipe import load_recipe
 from llada_v.training.records import RecordDataset
 from llada_v.training.sampling import GroupedSampler, ShuffledSampler

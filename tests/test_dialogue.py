@@ -6,8 +6,8 @@ from make_tokenizer import ASSISTANT_ID
 from published import golden
 
 from llada_v import LladaVConfig
+from llada_v.configuration_llada_v import IGNORE
 from llada_v.training.dialogue import conversation_ids, dialogue_causal_mask
-from llada_v.training.noise import IGNORE
 
 FIGURES = {record["name"]: record for record in golden("conversation_ids")}
 CONFIG = LladaVConfig()

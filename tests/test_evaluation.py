@@ -122,7 +122,7 @@ def test_a_wrong_key_in_the_settings_is_named(tmp_path, change, told):
 
 def test_a_settings_file_that_is_no_yaml_says_so(tmp_path):
     (tmp_path / "settings.yaml").write_text("tasks: [")
-    with pytest.raises(ValueError, match="settings.yaml is not YAML"):
+    with pytest.raises(ValueError, match="settings.yaml is not valid YAML"):
         read_settings(tmp_path / "settings.yaml")
 
 

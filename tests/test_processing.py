@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from llada_v import LladaVConfig, LladaVProcessor
 from llada_v.anyres import Layout
-from llada_v.processing_llada_v import IGNORE, SYSTEM_PROMPT, image_first
+from llada_v.configuration_llada_v import IGNORE
+from llada_v.processing_llada_v import SYSTEM_PROMPT, image_first
 from llada_v.toyworld.tiny import tiny_config
 
 LABELS = {record["name"]: record for record in golden("labels")}

@@ -12,9 +12,10 @@ from runs import small_recipe
 from safetensors.torch import load_file
 
 from llada_v import LladaVForConditionalGeneration
+from llada_v.configuration_llada_v import IGNORE
 from llada_v.training.build import count_trainable, freeze
 from llada_v.training.collate import Collator
-from llada_v.training.noise import EPSILON, IGNORE, Draw, add_noise, complement, diffusion_loss, draw_noise
+from llada_v.training.noise import EPSILON, Draw, add_noise, complement, diffusion_loss, draw_noise
 from llada_v.training.recipe import load_recipe
 from llada_v.training.records import RecordDataset
 from llada_v.training.saving import newest_checkpoint
@@ -263,7 +264,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, told):
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(ValueError, match=told):
         load_recipe(tmp_path / "recipe.yaml")
-    with pytest.raises(FileNotFoundError, match="no recipe at .*scripts/recipes"):
+    with pytest.raises(FileNotFoundError, match="no file .*scripts/recipes"):
         load_recipe(tmp_path / "nowhere.yaml")
 
 

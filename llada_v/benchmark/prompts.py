@@ -3,7 +3,6 @@
 A batch is tensors on the device, ready for `generate`, and what the answers should be.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from ..anyres import Layout, num_features, num_tiles
 from ..configuration_llada_v import LladaVConfig
+from ..data.sources import Entry, parsed, read_entries
 from ..images import open_picture
 from ..processing_llada_v import PICTURE_INPUTS, user_message
 from ..toyworld.records import heldout_questions
@@ -63,23 +63,16 @@ def read_items(file: str | Path) -> list[Item]:
     question about nothing but its text. Other keys are not looked at.
     Raises FileNotFoundError for a missing file or picture, ValueError for records that cannot be read.
     """
-    file = Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}; name a JSON or JSONL file of records such as {RECORD}")
-    text = file.read_text(encoding="utf-8")
-    try:
-        records = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.splitlines() if x]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON: {error}; expected a list, or one object a line: {RECORD}") from error
-    if not records:
-        raise ValueError(f"{file} holds no questions; expected records such as {RECORD}")
-    return [read_item(record, f"{file}, record {number}", file.parent) for number, record in enumerate(records, 1)]
+    folder = Path(file).parent
+    return [read_item(entry, f"{file}, record {number}", folder) for number, entry in enumerate(read_entries(file), 1)]
 
 
-def read_item(record, where: str, folder: Path) -> Item:
+def read_item(entry: Entry, where: str, folder: Path) -> Item:
     """One record, its pictures' headers looked at."""
-    if not isinstance(record, dict):
-        raise ValueError(f"{where} is {record!r}; expected an object such as {RECORD}")
+    try:
+        record = parsed(entry)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; expected an object such as {RECORD}") from error
     for key in ("question", "answer"):
         if not isinstance(record.get(key), str) or not record[key].strip():
             raise ValueError(f"{where} has {key} {record.get(key)!r}; expected a text, as in {RECORD}")

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data.yaml_text import parse_yaml, read_yaml
 from ..generation.config import SamplerConfig
 
 PLAIN = "plain"
@@ -78,8 +79,6 @@ def expand(name: str, fields: dict) -> list[Setting]:
 
 def parse_setting(text: str) -> list[Setting]:
     """The settings of "name: field=value field=value". Values are YAML."""
-    import yaml
-
     name, colon, words = text.partition(":")
     name = name.strip()
     fields = {}
@@ -87,7 +86,7 @@ def parse_setting(text: str) -> list[Setting]:
         field, equals, value = word.partition("=")
         if not equals:
             raise ValueError(f"setting {name!r} has {word!r}; write field=value, as in 'fast: steps=8 block_length=16'")
-        fields[field] = yaml.safe_load(value)
+        fields[field] = parse_yaml(value, f"setting {name!r}: {field}")
     if not name or not colon:
         raise ValueError(f"--setting is {text!r}; write 'name: field=value ...', as in 'fast: steps=8'")
     return expand(name, fields)
@@ -98,14 +97,7 @@ def read_settings(file: str | Path) -> list[Setting]:
 
     Raises FileNotFoundError for a missing file, ValueError for one that says something else.
     """
-    import yaml
-
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"there is no file {file}; --settings names a YAML file of 'name: {{field: value}}'")
-    try:
-        named = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not YAML: {error}") from error
+    named = read_yaml(file, "--settings names a YAML file of 'name: {field: value}'")
     if not isinstance(named, dict) or not all(isinstance(fields or {}, dict) for fields in named.values()):
         raise ValueError(f"{file} must be a mapping from a name to fields, as in 'fast: {{steps: 8}}'")
     return [setting for name, fields in named.items() for setting in expand(str(name), fields or {})]

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from .sources import SUFFIXES
+from .yaml_text import read_yaml
 
 KEYS = ("json_path", "sampling_strategy", "image_root")
 STRATEGIES = "all, first:N, end:N or random:N, with N a number of records or P%"
@@ -91,12 +91,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 def read_mixture(file: Path, image_root: str | list[str]) -> list[Source]:
     """The sources of a YAML mixture, `image_root` where an entry has none of its own."""
-    if not file.is_file():
-        raise FileNotFoundError(f"no mixture at {file}; see data/README.md for what one looks like")
-    try:
-        mixture = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not valid YAML: {error}") from error
+    mixture = read_yaml(file, "see data/README.md for what a mixture looks like")
     entries = mixture.get("datasets") if isinstance(mixture, dict) else None
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"{file} is not a mixture: expected 'datasets', a list of entries with 'json_path'")

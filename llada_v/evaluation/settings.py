@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data.yaml_text import read_yaml
 from .gen_kwargs import SAMPLER_SETTINGS
 from .prompts import check_think_mode
 
@@ -88,18 +89,9 @@ def has_judge() -> bool:
 def read_settings(file: str | Path = SETTINGS_FILE) -> dict[str, Benchmark]:
     """Every task of a settings file, by name.
 
-    Raises FileNotFoundError for a missing file, ImportError without pyyaml, ValueError for a wrong key or value.
+    Raises FileNotFoundError for a missing file, ValueError for a wrong key or value.
     """
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError("reading the settings needs pyyaml: pip install 'llada-v[eval]'") from error
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"no settings at {file}; the project's own are eval/settings.yaml")
-    try:
-        table = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not YAML: {error}") from error
+    table = read_yaml(file, "the project's own settings are eval/settings.yaml")
     check_keys(table, ("every", "tasks"), str(file))
     every = table.get("every") or {}
     check_keys(every, SAMPLER_SETTINGS, f"{file}, every")

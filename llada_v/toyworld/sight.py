@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from ..anyres import resized_on_canvas, select_canvas
+from ..configuration_llada_v import IGNORE
 from ..images import anyres_tiles
 from ..modeling_llada_v import LladaVForConditionalGeneration
 from ..processing_llada_v import LladaVProcessor
-from ..training.noise import IGNORE
 from .alphabet import LETTER_HEIGHT, LETTER_WIDTH, word_width
 from .questions import in_reading_order
 from .records import scene_of

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..configuration_llada_v import IGNORE
 from ..processing_llada_v import PICTURE_INPUTS
-from .noise import IGNORE
 
 
 @dataclass

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-IGNORE = -100
+from ..configuration_llada_v import IGNORE
+
 EPSILON = 1e-3
 SHARED = 2**63  # in place of a row's number: what all rows of a step share
 

@@ -11,6 +11,7 @@ from typing import get_args, get_origin
 import yaml
 
 from ..configuration_llada_v import ROPE_INV_FREQ
+from ..data.yaml_text import parse_yaml, read_yaml
 
 PARTS = ("vision_tower", "projector", "language_model")
 CHOICES = {
@@ -202,14 +203,12 @@ def load_recipe(file: str | Path, overrides: dict[str, str] | None = None) -> Re
 
     Raises FileNotFoundError for a missing file, ValueError for a missing or unknown key or a value of a wrong type.
     """
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"no recipe at {file}; the project's recipes are under scripts/recipes")
-    values = parse(Path(file).read_text(), file)
+    values = read_yaml(file, "the project's recipes are under scripts/recipes")
     if not isinstance(values, dict):
         raise ValueError(f"{file} is not a recipe: expected one 'key: value' a line")
     known = {field.name: field for field in fields(Recipe)}
     for key, text in (overrides or {}).items():
-        values[key] = parse(text, f"--{key}")
+        values[key] = parse_yaml(text, f"--{key}")
         if key not in known:
             raise ValueError(f"--{key} is not a key of a recipe; the keys are {', '.join(known)}")
     unknown, missing = sorted(set(values) - set(known)), [name for name in known if name not in values]
@@ -217,14 +216,6 @@ def load_recipe(file: str | Path, overrides: dict[str, str] | None = None) -> Re
         raise ValueError(f"{file}: unknown keys {unknown}, missing keys {missing}; every recipe has the same keys")
     assert all(field.default is MISSING for field in known.values())
     return Recipe(**{name: checked(name, values[name], known[name].type) for name in known})
-
-
-def parse(text: str, where):
-    """The value that a YAML text stands for."""
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where} is not valid YAML: {error}") from error
 
 
 def checked(name: str, value, kind):

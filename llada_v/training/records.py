@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ..configuration_llada_v import IGNORE
 from ..data.measure import UNKNOWN, Encoding, Measurer, Measures, check_length
 from ..data.records import BadRecord, Records
 from ..processing_llada_v import LladaVProcessor
-from .noise import IGNORE
 from .recipe import Recipe
 
 BAD_RECORDS = "bad_records.jsonl"

@@ -1,0 +1,24 @@
+"""YAML, read from files and from words of the command line; a mistake is one error that says where it stands."""
+
+from pathlib import Path
+
+import yaml
+
+
+def read_yaml(file: str | Path, missing: str):
+    """The value of a YAML file.
+
+    missing: what to say of a file that is not there, behind its name.
+    Raises FileNotFoundError for a missing file, ValueError for what is not YAML.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"there is no file {file}; {missing}")
+    return parse_yaml(Path(file).read_text(encoding="utf-8"), file)
+
+
+def parse_yaml(text: str, where: str | Path):
+    """The value that a YAML text stands for. Raises ValueError, with `where`, for what is not YAML."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not valid YAML: {error}") from error
