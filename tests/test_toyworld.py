@@ -297,6 +297,12 @@ def test_a_written_data_set_reads_back_equal(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["toy"]
 
 
+def test_only_the_families_that_are_wanted_are_asked():
+    records = generate_records("train", 20, seed=7, style="instruct", kinds=("shapes",), families=("count",))
+    asked = [turn["value"] for record in records for turn in record["conversations"][::2]]
+    assert len(asked) >= 40 and all("How many" in text for text in asked)
+
+
 def test_one_turn_each_asks_every_question_about_the_same_picture(tmp_path):
     together = write_dataset(tmp_path / "together", "train", 3, seed=6, style="instruct", max_turns=3)
     apart = write_dataset(tmp_path / "apart", "train", 3, seed=6, style="instruct", max_turns=3, one_turn_each=True)
@@ -319,6 +325,7 @@ def test_bad_arguments_raise():
         {"split": "train", "count": -1, "seed": 0},
         {"split": "train", "count": 1, "seed": 0, "style": "poem"},
         {"split": "train", "count": 1, "seed": 0, "max_turns": 0},
+        {"split": "train", "count": 1, "seed": 0, "families": ("poem",)},
     ):
         with pytest.raises(ValueError, match="found .* expected"):
             generate_records(**arguments)

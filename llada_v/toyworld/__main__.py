@@ -2,6 +2,7 @@
 
 import argparse
 
+from .questions import FAMILIES
 from .records import STYLES, write_dataset
 from .scenes import KINDS, SPLITS
 
@@ -19,6 +20,7 @@ def main() -> None:
     data.add_argument("--one-turn-each", action="store_true", help="every question is a record of its own")
     data.add_argument("--max-things", type=int, help="most shapes in a picture of shapes")
     data.add_argument("--kinds", nargs="+", choices=KINDS, help="only pictures of these kinds, equally many")
+    data.add_argument("--families", nargs="+", choices=FAMILIES, help="only questions of these families")
     data.add_argument("--seed", type=int, default=0)
     model = verbs.add_parser("model", help="the tiny model with random weights, its tokenizer and processor")
     model.add_argument("folder")
@@ -30,7 +32,7 @@ def main() -> None:
     sight.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.verb == "data":
-        options = (args.style, args.max_turns, args.max_things, args.kinds, args.one_turn_each)
+        options = (args.style, args.max_turns, args.max_things, args.kinds, args.families, args.one_turn_each)
         write_dataset(args.folder, args.split, args.count, args.seed, *options)
     elif args.verb == "sight":
         from .sight import learn_to_see

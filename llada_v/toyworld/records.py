@@ -43,15 +43,15 @@ def instruction_record(scene, id, image, questions):
     return _record(id, {"image": image}, [(question.text, question.answer) for question in questions])
 
 
-def generate_records(split, count, seed, style="caption", max_turns=10, max_things=None, kinds=None):
+def generate_records(split, count, seed, style="caption", max_turns=10, max_things=None, kinds=None, families=None):
     """Yield `count` records with PIL images; record i depends on (split, seed, style, i) only, so streams can be cut.
 
     Styles: "caption" gives one turn with the dense caption; "instruct" up to `max_turns` (at least 1) shuffled
     questions, the request for the dense caption among them; "pairs" questions about two pictures; "clips" about a
-    video, a list of frames; "reasoning" questions whose answer starts with a thought. With `max_things`, pictures of
-    shapes show at most that many, and with `kinds` (some of KINDS) these alone are drawn, equally often, in the first
-    two styles. Raises ValueError, before the first record, for an unknown split, style or kind, a negative count,
-    max_turns or max_things below 1.
+    video, a list of frames; "reasoning" questions whose answer starts with a thought. In the first two styles pictures
+    of shapes show at most `max_things`, and only `kinds` (some of KINDS) are drawn, equally often; "instruct" asks only
+    questions of `families` (some of FAMILIES). None leaves each of these open. Raises ValueError, before the first
+    record, for an unknown split, style, kind or family, a negative count, max_turns or max_things below 1.
     """
     _check(split in SPLITS, "split", split, f"one of {SPLITS}")
     _check(style in STYLES, "style", style, f"one of {STYLES}")
@@ -59,7 +59,8 @@ def generate_records(split, count, seed, style="caption", max_turns=10, max_thin
     _check(max_turns >= 1, "max_turns", max_turns, "1 or more turns")
     _check(max_things is None or max_things >= 1, "max_things", max_things, "1 or more things, or None")
     _check(kinds is None or kinds and set(kinds) <= set(KINDS), "kinds", kinds, f"some of {KINDS}, or None")
-    return (_generate_record(split, i, seed, style, max_turns, max_things, kinds) for i in range(count))
+    _check(families is None or families and set(families) <= set(FAMILIES), "families", families, f"some of {FAMILIES}")
+    return (_generate_record(split, i, seed, style, max_turns, max_things, kinds, families) for i in range(count))
 
 
 def heldout_questions(count, seed, families=FAMILIES):
@@ -103,7 +104,16 @@ def message_of(visual, question):
 
 
 def write_dataset(
-    folder, split, count, seed, style="caption", max_turns=10, max_things=None, kinds=None, one_turn_each=False
+    folder,
+    split,
+    count,
+    seed,
+    style="caption",
+    max_turns=10,
+    max_things=None,
+    kinds=None,
+    families=None,
+    one_turn_each=False,
 ):
     """Write the records of `generate_records` as `records.json` and `images/*.png`; returns the folder's Path.
 
@@ -114,7 +124,7 @@ def write_dataset(
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"found {folder}, expected a new folder; remove it or name another one")
-    records = generate_records(split, count, seed, style, max_turns, max_things, kinds)
+    records = generate_records(split, count, seed, style, max_turns, max_things, kinds, families)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # On the same disk, so that the last step is one rename.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
@@ -158,7 +168,7 @@ def _with_files(record, folder, name):
     return record | ({"video": str(home)} if "video" in record else {"image": paths})
 
 
-def _generate_record(split, i, seed, style, max_turns, max_things, kinds):
+def _generate_record(split, i, seed, style, max_turns, max_things, kinds, families):
     """Record i of a stream."""
     # A string seeds by its SHA-512, the same in every run; a tuple would go through hash(), which is not.
     rng = random.Random(f"{split}/{seed}/{style}/{i}")
@@ -167,13 +177,23 @@ def _generate_record(split, i, seed, style, max_turns, max_things, kinds):
         scene = scene_of(split, rng, max_things, kinds and rng.choice(kinds))
         if style == "caption":
             return caption_record(scene, id, draw(scene))
-        questions = questions_about(scene, rng)
-        # The dense caption among the questions: every part of the picture is asked for, whatever the questions are.
-        questions.append(Question("list", LIST, dense_caption(scene)))
+        questions = _questions(scene, rng, families)
+        while not questions:
+            scene = scene_of(split, rng, max_things, kinds and rng.choice(kinds))
+            questions = _questions(scene, rng, families)
         rng.shuffle(questions)
         return instruction_record(scene, id, draw(scene), questions[:max_turns])
     visual, questions = VISUALS[style](split, rng)
     return _record(id, visual, [(question.text, question.answer) for question in questions[:max_turns]])
+
+
+def _questions(scene, rng, families):
+    """What "instruct" may ask about a scene."""
+    questions = questions_about(scene, rng)
+    if families is not None:
+        return [question for question in questions if question.family in families]
+    # The dense caption among the questions: every part of the picture is asked for, whatever the questions are.
+    return [*questions, Question("list", LIST, dense_caption(scene))]
 
 
 def _pair(split, rng):
