@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train the tiny model from random weights: the tower's sight, single things, whole pictures, signs and charts, tower and
-# projector alone, instructions in several turns, in one, and in one for much longer.
+# projector alone, then questions: several at a time, one at a time, those that must be looked up, all of them.
 # An interrupted run goes on where it was: each stage resumes from its newest checkpoint, finished ones are kept.
 # To start again: rm -r exp/tiny
 set -euo pipefail
@@ -39,10 +39,13 @@ train instruct --style instruct --count 60000 --max-turns 4
 train polish
 train single --style instruct --count 24000 --max-turns 1
 train answers --style instruct --count 60000 --max-turns 4 --one-turn-each
+train lookups --style instruct --count 20000 --max-turns 5 --one-turn-each --seed 5 --kinds shapes --max-things 3 \
+    --families colour shape count relation yes_no
+train mixed --style instruct --count 16000 --max-turns 4 --one-turn-each --seed 6
 
 mkdir -p model/llada-v-tiny
 files="config.json generation_config.json model.safetensors processor_config.json tokenizer.json tokenizer_config.json"
 for file in $files recipe.yaml; do
-    cp "exp/tiny/answers/$file" model/llada-v-tiny/
+    cp "exp/tiny/mixed/$file" model/llada-v-tiny/
 done
 OMP_NUM_THREADS=$(nproc) "$python" -m llada_v judge --model model/llada-v-tiny
