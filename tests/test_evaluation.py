@@ -514,7 +514,7 @@ def test_the_best_line_of_a_log_is_found(tmp_path):
     [
         (["--tasks", "mmstarr"], "no task 'mmstarr'"),
         (["--limit", "0"], "--limit is 0; it must be at least 1"),
-        (["--settings", "nowhere.yaml"], "no settings at nowhere.yaml"),
+        (["--settings", "nowhere.yaml"], "there is no file nowhere.yaml"),
     ],
 )
 def test_a_request_that_cannot_be_met_ends_with_one_line_and_status_2(argv, told, capsys):
