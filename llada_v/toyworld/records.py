@@ -89,10 +89,7 @@ def _heldout_question(family, rng):
             # Of a video one frame a second, as training takes them from a folder of two a second.
             seen = visual["video"][::2] if "video" in visual else visual["image"]
             return seen, rng.choice(questions)
-    found = []
-    while not found:
-        scene = scene_of("heldout", rng)
-        found = [question for question in questions_about(scene, rng) if question.family == family]
+    scene, found = _asked_scene("heldout", rng, (family,))
     return draw(scene), rng.choice(found)
 
 
@@ -173,27 +170,29 @@ def _generate_record(split, i, seed, style, max_turns, max_things, kinds, famili
     # A string seeds by its SHA-512, the same in every run; a tuple would go through hash(), which is not.
     rng = random.Random(f"{split}/{seed}/{style}/{i}")
     id = f"toy-{split}-{style}-{seed}-{i:06d}"
-    if style in ("caption", "instruct"):
+    if style == "caption":
         scene = scene_of(split, rng, max_things, kinds and rng.choice(kinds))
-        if style == "caption":
-            return caption_record(scene, id, draw(scene))
-        questions = _questions(scene, rng, families)
-        while not questions:
-            scene = scene_of(split, rng, max_things, kinds and rng.choice(kinds))
-            questions = _questions(scene, rng, families)
+        return caption_record(scene, id, draw(scene))
+    if style == "instruct":
+        scene, questions = _asked_scene(split, rng, families, max_things, kinds)
         rng.shuffle(questions)
         return instruction_record(scene, id, draw(scene), questions[:max_turns])
     visual, questions = VISUALS[style](split, rng)
     return _record(id, visual, [(question.text, question.answer) for question in questions[:max_turns]])
 
 
-def _questions(scene, rng, families):
-    """What "instruct" may ask about a scene."""
-    questions = questions_about(scene, rng)
-    if families is not None:
-        return [question for question in questions if question.family in families]
-    # The dense caption among the questions: every part of the picture is asked for, whatever the questions are.
-    return [*questions, Question("list", LIST, dense_caption(scene))]
+def _asked_scene(split, rng, families, max_things=None, kinds=None):
+    """The next scene that questions of the families are about, and these; None: all, and the dense caption."""
+    questions = []
+    while not questions:
+        scene = scene_of(split, rng, max_things, kinds and rng.choice(kinds))
+        questions = [
+            question for question in questions_about(scene, rng) if families is None or question.family in families
+        ]
+    if families is None:
+        # Every part of the picture is asked for, whatever the questions are.
+        questions.append(Question("list", LIST, dense_caption(scene)))
+    return scene, questions
 
 
 def _pair(split, rng):

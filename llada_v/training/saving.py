@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import yaml
-
+from ..data.yaml_text import parse_yaml
 from .recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ def check_output(recipe: Recipe) -> None:
         if not checkpoints(output):
             raise ValueError(f"{output} holds a model that no recipe has made; choose another output")
         return  # its owner removed the recipe to go on with another one
-    theirs, ours = yaml.safe_load(file.read_text()), recipe.as_dict()
+    theirs, ours = parse_yaml(file.read_text(), file), recipe.as_dict()
     differing = [key for key in theirs if key in ours and key not in FREE_KEYS and theirs[key] != ours[key]]
     if differing:
         listed = ", ".join(f"{key} {theirs[key]} there, {ours[key]} here" for key in differing)
