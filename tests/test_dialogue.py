@@ -7,7 +7,7 @@ from published import golden
 
 from llada_v import LladaVConfig
 from llada_v.configuration_llada_v import IGNORE
-from llada_v.training.dialogue import conversation_ids, dialogue_causal_mask
+from llada_v.training.dialogue import conversation_ids, dialogue_causal_mask, turns_apart_mask
 
 FIGURES = {record["name"]: record for record in golden("conversation_ids")}
 CONFIG = LladaVConfig()
@@ -59,3 +59,18 @@ def test_a_position_sees_its_own_turn_and_those_before():
 def test_filler_is_seen_by_nobody():
     mask = dialogue_causal_mask(torch.tensor([[0, 1, 1]]), torch.tensor([[1, 1, 0]]))
     assert mask[0, 0].int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 0]]
+
+
+def test_turns_apart_see_themselves_and_what_stands_up_to_the_last_picture():
+    turns, is_picture = torch.tensor([[0, 0, 0, 1, 2]]), torch.tensor([[False, True, False, False, False]])
+    mask = turns_apart_mask(turns, is_picture)
+    assert mask.shape == (1, 1, 5, 5) and mask.dtype == torch.bool
+    rows = [[1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [1, 1, 0, 0, 1]]
+    assert mask[0, 0].int().tolist() == rows
+    hidden = turns_apart_mask(turns, is_picture, torch.tensor([[1, 1, 1, 1, 0]]))
+    assert hidden[0, 0].int().tolist() == [row[:4] + [0] for row in rows]
+
+
+def test_turns_apart_without_a_picture_see_themselves_alone():
+    mask = turns_apart_mask(torch.tensor([[0, 0, 1]]), torch.zeros(1, 3, dtype=torch.bool))
+    assert mask[0, 0].int().tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]

@@ -297,6 +297,28 @@ def test_a_written_data_set_reads_back_equal(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["toy"]
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"kinds": ("sign",), "families": ("chart",)},
+        {"kinds": ("shapes",), "families": ("relation",), "max_things": 1},
+    ],
+)
+def test_pictures_of_which_nothing_wanted_can_be_asked_are_refused(wanted):
+    with pytest.raises(ValueError, match="found kinds=.*nothing that families=.*ask about; add a kind"):
+        next(generate_records("train", 1, seed=0, style="instruct", **wanted))
+
+
+def test_more_rounds_ask_more_about_the_same_pictures():
+    wanted = {"style": "instruct", "families": ("yes_no",), "kinds": ("shapes",), "max_turns": 6}
+    once, more = (list(generate_records("train", 20, seed=7, rounds=rounds, **wanted)) for rounds in (1, 4))
+    assert [r["image"].tobytes() for r in once] == [r["image"].tobytes() for r in more]
+    assert max(len(r["conversations"]) for r in once) == 2 * 2
+    assert {len(r["conversations"]) for r in more} == {2 * 4, 2 * 6}  # a lone thing is asked about once a round
+    answers = [turn["value"] for r in more for turn in r["conversations"][1::2]]
+    assert set(answers) == {"yes", "no"}
+
+
 def test_only_the_families_that_are_wanted_are_asked():
     records = generate_records("train", 20, seed=7, style="instruct", kinds=("shapes",), families=("count",))
     asked = [turn["value"] for record in records for turn in record["conversations"][::2]]
@@ -326,6 +348,7 @@ def test_bad_arguments_raise():
         {"split": "train", "count": 1, "seed": 0, "style": "poem"},
         {"split": "train", "count": 1, "seed": 0, "max_turns": 0},
         {"split": "train", "count": 1, "seed": 0, "families": ("poem",)},
+        {"split": "train", "count": 1, "seed": 0, "rounds": 0},
     ):
         with pytest.raises(ValueError, match="found .* expected"):
             generate_records(**arguments)

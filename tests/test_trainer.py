@@ -7,11 +7,12 @@ import pytest
 import torch
 from runs import ROOT, largest_difference, losses, small_recipe, weights
 
+from llada_v.configuration_llada_v import IGNORE
 from llada_v.modeling_llada import LladaMLP
 from llada_v.training import trainer as trainer_module
 from llada_v.training.build import load_model
 from llada_v.training.collate import Collator
-from llada_v.training.dialogue import conversation_ids, dialogue_causal_mask
+from llada_v.training.dialogue import conversation_ids, dialogue_causal_mask, turns_apart_mask
 from llada_v.training.noise import add_noise, complement, diffusion_loss
 from llada_v.training.records import RecordDataset
 from llada_v.training.train import train
@@ -85,6 +86,34 @@ def test_a_dialogue_hides_later_turns_where_the_recipe_says_so(recipe, tiny_proc
     assert turns.max() == 1  # two questions
     assert torch.equal(mask, dialogue_causal_mask(turns, batch["attention_mask"]))
     assert not mask[0, 0, 0].all() and mask[0, 0, :, 0].all()
+
+
+def test_turns_apart_are_answered_as_if_each_stood_alone(recipe, tiny_processor):
+    trainer, batch = make(replace(recipe, turns_apart=True), tiny_processor)
+    calls = seen(trainer.model)
+    trainer.compute_loss(trainer.model, batch)
+    call, config = calls[0], trainer.model.config
+    assistant = tiny_processor.tokenizer.encode("assistant", add_special_tokens=False)[0]
+    turns = conversation_ids(batch["labels"], config.start_header_id, config.eot_token_id, assistant)
+    assert turns.max() == 1  # two questions
+    is_picture = batch["input_ids"] == config.image_token_id
+    assert torch.equal(call["attention_mask"], turns_apart_mask(turns, is_picture, batch["attention_mask"]))
+
+
+def test_the_first_of_turns_apart_is_read_as_the_conversation_that_ends_with_it(recipe, tiny_processor):
+    trainer, _ = make(replace(recipe, turns_apart=True), tiny_processor)
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    calls = seen(trainer.model)
+    trainer.compute_loss(trainer.model, batch)
+    call = calls[0]
+    length = (~call["attention_mask"][0, 0, 0]).nonzero()[0].item()  # the second turn, which the first does not see
+    assert (batch["labels"][0, length:] != IGNORE).any()
+    shown = {key: batch[key] for key in ("pixel_values", "image_sizes")}
+    ids = call["input_ids"]
+    with torch.no_grad():
+        together = trainer.model(input_ids=ids, attention_mask=call["attention_mask"], **shown).logits
+        alone = trainer.model(input_ids=ids[:, :length], **shown).logits
+    assert torch.allclose(together[:, :length], alone, atol=1e-5)
 
 
 def test_text_alone_trains_on_the_same_modules_as_pictures(recipe, tiny_processor):

@@ -24,6 +24,9 @@ ALL_FAMILIES = (*FAMILIES, *STORY_STYLES.values())
 LIST = "List everything."
 """The question whose answer is the dense caption."""
 
+MOST_SCENES = 1000
+"""Scenes drawn for one record before it is clear that none of them can be asked what is wanted."""
+
 IMAGE_TOKEN = "<image>"
 """Where the picture stands in a conversation."""
 
@@ -43,14 +46,17 @@ def instruction_record(scene, id, image, questions):
     return _record(id, {"image": image}, [(question.text, question.answer) for question in questions])
 
 
-def generate_records(split, count, seed, style="caption", max_turns=10, max_things=None, kinds=None, families=None):
+def generate_records(
+    split, count, seed, style="caption", max_turns=10, max_things=None, kinds=None, families=None, rounds=1
+):
     """Yield `count` records with PIL images; record i depends on (split, seed, style, i) only, so streams can be cut.
 
     Styles: "caption" gives one turn with the dense caption; "instruct" up to `max_turns` (at least 1) shuffled
     questions, the request for the dense caption among them; "pairs" questions about two pictures; "clips" about a
     video, a list of frames; "reasoning" questions whose answer starts with a thought. In the first two styles pictures
     of shapes show at most `max_things`, and only `kinds` (some of KINDS) are drawn, equally often; "instruct" asks only
-    questions of `families` (some of FAMILIES). None leaves each of these open. Raises ValueError, before the first
+    questions of `families` (some of FAMILIES), drawn `rounds` times about each picture, so that more can be asked (and
+    some twice). None leaves each of these open. Raises ValueError, before the first
     record, for an unknown split, style, kind or family, a negative count, max_turns or max_things below 1.
     """
     _check(split in SPLITS, "split", split, f"one of {SPLITS}")
@@ -58,9 +64,10 @@ def generate_records(split, count, seed, style="caption", max_turns=10, max_thin
     _check(count >= 0, "count", count, "0 or more records")
     _check(max_turns >= 1, "max_turns", max_turns, "1 or more turns")
     _check(max_things is None or max_things >= 1, "max_things", max_things, "1 or more things, or None")
+    _check(rounds >= 1, "rounds", rounds, "1 or more rounds")
     _check(kinds is None or kinds and set(kinds) <= set(KINDS), "kinds", kinds, f"some of {KINDS}, or None")
     _check(families is None or families and set(families) <= set(FAMILIES), "families", families, f"some of {FAMILIES}")
-    return (_generate_record(split, i, seed, style, max_turns, max_things, kinds, families) for i in range(count))
+    return (_generate_record(split, i, seed, style, max_turns, max_things, kinds, families, rounds) for i in range(count))
 
 
 def heldout_questions(count, seed, families=FAMILIES):
@@ -110,6 +117,7 @@ def write_dataset(
     max_things=None,
     kinds=None,
     families=None,
+    rounds=1,
     one_turn_each=False,
 ):
     """Write the records of `generate_records` as `records.json` and `images/*.png`; returns the folder's Path.
@@ -121,7 +129,7 @@ def write_dataset(
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"found {folder}, expected a new folder; remove it or name another one")
-    records = generate_records(split, count, seed, style, max_turns, max_things, kinds, families)
+    records = generate_records(split, count, seed, style, max_turns, max_things, kinds, families, rounds)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # On the same disk, so that the last step is one rename.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
@@ -165,7 +173,7 @@ def _with_files(record, folder, name):
     return record | ({"video": str(home)} if "video" in record else {"image": paths})
 
 
-def _generate_record(split, i, seed, style, max_turns, max_things, kinds, families):
+def _generate_record(split, i, seed, style, max_turns, max_things, kinds, families, rounds):
     """Record i of a stream."""
     # A string seeds by its SHA-512, the same in every run; a tuple would go through hash(), which is not.
     rng = random.Random(f"{split}/{seed}/{style}/{i}")
@@ -175,6 +183,8 @@ def _generate_record(split, i, seed, style, max_turns, max_things, kinds, famili
         return caption_record(scene, id, draw(scene))
     if style == "instruct":
         scene, questions = _asked_scene(split, rng, families, max_things, kinds)
+        for _ in range(rounds - 1):
+            questions += _questions_of(scene, rng, families)
         rng.shuffle(questions)
         return instruction_record(scene, id, draw(scene), questions[:max_turns])
     visual, questions = VISUALS[style](split, rng)
@@ -183,16 +193,26 @@ def _generate_record(split, i, seed, style, max_turns, max_things, kinds, famili
 
 def _asked_scene(split, rng, families, max_things=None, kinds=None):
     """The next scene that questions of the families are about, and these; None: all, and the dense caption."""
-    questions = []
-    while not questions:
+    for _ in range(MOST_SCENES):
         scene = scene_of(split, rng, max_things, kinds and rng.choice(kinds))
-        questions = [
-            question for question in questions_about(scene, rng) if families is None or question.family in families
-        ]
+        questions = _questions_of(scene, rng, families)
+        if questions:
+            break
+    else:
+        found = f"kinds={kinds!r} and max_things={max_things!r}"
+        raise ValueError(
+            f"found {found}, and in {MOST_SCENES} such pictures nothing that families={families!r} ask about; "
+            "add a kind, a family or more things"
+        )
     if families is None:
         # Every part of the picture is asked for, whatever the questions are.
         questions.append(Question("list", LIST, dense_caption(scene)))
     return scene, questions
+
+
+def _questions_of(scene, rng, families):
+    """Questions of the families about a scene, of all of them without any."""
+    return [q for q in questions_about(scene, rng) if families is None or q.family in families]
 
 
 def _pair(split, rng):

@@ -1,7 +1,7 @@
-"""Which turns of a conversation see each other: dialogue-causal attention, later turns hidden from earlier ones.
+"""Which turns of a conversation see each other: all of them, those before (dialogue-causal), or none (turns apart).
 
 A system message and the first question and answer are turn 0, each later question and its answer the next one.
-A position attends to all positions of its own turn and of those before: inside a turn attention stays bidirectional.
+Inside a turn attention stays bidirectional.
 """
 
 import torch
@@ -36,11 +36,29 @@ def is_true(marks: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
 
 
 def dialogue_causal_mask(turns: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """(B, 1, L, L) bool, True where row may see column, from the turns (B, L) of `conversation_ids`.
+    """(B, 1, L, L) bool, True where row may see column: its own turn and those before it.
 
+    turns: (B, L), those of `conversation_ids`. attention_mask: (B, L), 0 for filler that nobody sees.
+    """
+    return seen(turns[:, None, :] <= turns[:, :, None], attention_mask)
+
+
+def turns_apart_mask(
+    turns: torch.Tensor, is_picture: torch.Tensor, attention_mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """(B, 1, L, L) bool, True where row may see column: its own turn and whatever stands up to the last picture.
+
+    So each question is answered as if it were the only one about the pictures, which pass the model once for all.
+
+    turns: (B, L), those of `conversation_ids`. is_picture: (B, L), True where the features of pictures stand.
     attention_mask: (B, L), 0 for filler that nobody sees.
     """
-    mask = turns[:, None, :] <= turns[:, :, None]
+    is_before_picture = is_picture.flip(1).cumsum(1).flip(1) > 0
+    return seen((turns[:, None, :] == turns[:, :, None]) | is_before_picture[:, None, :], attention_mask)
+
+
+def seen(mask: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The mask (B, L, L) as attention takes it, (B, 1, L, L), without the columns that are filler."""
     if attention_mask is not None:
         mask = mask & attention_mask.bool()[:, None, :]
     return mask[:, None]

@@ -78,6 +78,8 @@ class Recipe:
         predicted; the pictures pass the tower once. Better use of few records (arXiv 2505.16839).
     dialogue_causal: later turns are hidden from earlier ones, as they are when a dialogue is answered turn by turn; the
         original's alternative, worse than full attention on most benchmarks (arXiv 2505.16933). Makes L x L masks.
+    turns_apart: turns see the pictures and themselves, not each other: many questions about one picture, each answered
+        as if it were the only one, at little more than the cost of one. Makes L x L masks.
     rope_inv_freq: exact or bf16_rounded rotary frequencies, the latter to continue weights that were trained so, as the
         published ones probably were; None: as in the model's config.
     bf16: compute in bfloat16; the optimizer's weights and moments stay float32.
@@ -127,6 +129,7 @@ class Recipe:
     antithetic_t: bool
     complementary_masking: bool
     dialogue_causal: bool
+    turns_apart: bool
     rope_inv_freq: str | None
     bf16: bool
     gradient_checkpointing: bool
@@ -164,8 +167,11 @@ class Recipe:
             raise ValueError(f"quantize is {self.quantize}, but weights in 4 bits cannot learn; set lora_rank")
         if self.quantize is not None and self.deepspeed is not None:
             raise ValueError(f"quantize is {self.quantize}, which DeepSpeed cannot scatter; set deepspeed to null")
-        if self.dialogue_causal and (self.style != "chat" or "flash" in self.attn_implementation):
-            raise ValueError("dialogue_causal needs style chat and attn_implementation sdpa or eager")
+        for name in ("dialogue_causal", "turns_apart"):
+            if getattr(self, name) and (self.style != "chat" or "flash" in self.attn_implementation):
+                raise ValueError(f"{name} needs style chat and attn_implementation sdpa or eager")
+        if self.dialogue_causal and self.turns_apart:
+            raise ValueError("dialogue_causal and turns_apart are both true; choose one")
 
     @property
     def trains_projector_only(self) -> bool:

@@ -13,7 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from ..machine import matrix_rate
 from .build import load_projector, part_of, projector_state, save_projector
 from .cost import training_flops
-from .dialogue import conversation_ids, dialogue_causal_mask
+from .dialogue import conversation_ids, dialogue_causal_mask, turns_apart_mask
 from .noise import Draw, Noised, add_noise, complement, draw_noise, token_weights
 from .progress import Meter, ProgressLines, StopPolitely, memory_gib
 from .recipe import Recipe
@@ -71,9 +71,13 @@ class LladaVTrainer(Trainer):
         labels, input_ids = inputs.pop("labels"), inputs.pop("input_ids")
         recipe, config = self.recipe, self.model.config
         tokens = inputs["attention_mask"].sum() if "attention_mask" in inputs else torch.tensor(input_ids.numel())
-        if recipe.dialogue_causal:
+        if recipe.dialogue_causal or recipe.turns_apart:
             turns = conversation_ids(labels, config.start_header_id, config.eot_token_id, self.assistant_id)
-            inputs["attention_mask"] = dialogue_causal_mask(turns, inputs.get("attention_mask"))
+            if recipe.turns_apart:
+                mask = turns_apart_mask(turns, input_ids == config.image_token_id, inputs.get("attention_mask"))
+            else:
+                mask = dialogue_causal_mask(turns, inputs.get("attention_mask"))
+            inputs["attention_mask"] = mask
         draw = self.draw(*input_ids.shape)
         noised = add_noise(input_ids, labels, config.mask_token_id, draw)
         if recipe.complementary_masking:
