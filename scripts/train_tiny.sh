@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Train the tiny model from random weights: the tower's sight, single things, whole pictures, signs and charts, tower and
-# projector alone, then questions: several at a time, one at a time, those that must be looked up, all of them.
+# projector alone, then questions: all kinds first, then those that must be looked up, from one thing to whole pictures;
+# at last several pictures and clips, thoughts, and everything together.
 # An interrupted run goes on where it was: each stage resumes from its newest checkpoint, finished ones are kept.
 # To start again: rm -r exp/tiny
 set -euo pipefail
@@ -11,13 +12,15 @@ python=${PYTHON:-.venv/bin/python}
 if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then processes=1; else processes=2; fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((processes == 2 ? 1 : $(nproc)))}
 
-train() { # stage, then options of the data it learns from; none where its recipe names another stage's data
-    local stage=$1
-    shift
-    [ $# = 0 ] || [ -d "data/toyworld/$stage" ] || "$python" -m llada_v.toyworld data "data/toyworld/$stage" "$@"
-    [ -f "exp/tiny/$stage/model.safetensors" ] ||
+data() { # folder in data/toyworld, then its options
+    [ -d "data/toyworld/$1" ] || "$python" -m llada_v.toyworld data "data/toyworld/$1" "${@:2}"
+}
+
+train() { # stage, then options of the data it learns from; none where its recipe names data that is there
+    [ $# = 1 ] || data "$@"
+    [ -f "exp/tiny/$1/model.safetensors" ] ||
         "$python" -m torch.distributed.run --standalone --nproc-per-node "$processes" \
-            -m llada_v train "scripts/recipes/tiny/$stage.yaml"
+            -m llada_v train "scripts/recipes/tiny/$1.yaml"
 }
 
 see() { # from, to, then options: the tower sees before it speaks, as SigLIP2 does; one thread a core
@@ -43,9 +46,39 @@ train lookups --style instruct --count 20000 --max-turns 5 --one-turn-each --see
     --families colour shape count relation yes_no
 train mixed --style instruct --count 16000 --max-turns 4 --one-turn-each --seed 6
 
+# Many questions about one picture, each answered as if alone: from here on turns do not see each other.
+train two_things --style instruct --count 12000 --max-turns 6 --seed 11 --kinds shapes --max-things 2 \
+    --families colour shape yes_no
+train is_there --style instruct --count 12000 --max-turns 8 --rounds 8 --seed 21 --kinds shapes --max-things 1 \
+    --families yes_no
+train three_things --style instruct --count 12000 --max-turns 8 --rounds 3 --seed 22 --kinds shapes --max-things 3 \
+    --families yes_no shape count relation
+data questions --style instruct --count 30000 --max-turns 10 --seed 23 \
+    --families colour shape count relation yes_no word chart
+data shape_questions --style instruct --count 16000 --max-turns 10 --rounds 2 --seed 24 --kinds shapes \
+    --families shape count relation yes_no
+train si_10M
+data drill_relations --style instruct --count 10000 --max-turns 10 --rounds 4 --seed 41 --kinds shapes --max-things 2 \
+    --families relation
+data drill_signs --style instruct --count 6000 --max-turns 8 --rounds 8 --seed 42 --kinds sign --families yes_no
+data drill_charts --style instruct --count 6000 --max-turns 8 --rounds 8 --seed 43 --kinds chart --families relation
+train drill
+data sides --style instruct --count 6000 --max-turns 8 --rounds 4 --seed 44 --kinds shapes --max-things 2 \
+    --families relation --answers yes no
+data taller --style instruct --count 5000 --max-turns 8 --rounds 8 --seed 45 --kinds chart --families relation
+train which_side
+data pairs --style pairs --count 12000 --seed 31
+data clips --style clips --count 8000 --seed 32
+data reasoning --style reasoning --count 12000 --seed 33
+data everything --style instruct --count 32000 --max-turns 8 --seed 51
+data everything_alone --style instruct --count 14000 --max-turns 2 --one-turn-each --seed 52
+train ov_2M
+train vw
+train mix_ov_vw
+
 mkdir -p model/llada-v-tiny
 files="config.json generation_config.json model.safetensors processor_config.json tokenizer.json tokenizer_config.json"
 for file in $files recipe.yaml; do
-    cp "exp/tiny/mixed/$file" model/llada-v-tiny/
+    cp "exp/tiny/mix_ov_vw/$file" model/llada-v-tiny/
 done
 OMP_NUM_THREADS=$(nproc) "$python" -m llada_v judge --model model/llada-v-tiny

@@ -302,11 +302,19 @@ def test_a_written_data_set_reads_back_equal(tmp_path):
     [
         {"kinds": ("sign",), "families": ("chart",)},
         {"kinds": ("shapes",), "families": ("relation",), "max_things": 1},
+        {"kinds": ("shapes",), "answers": ("9",)},
     ],
 )
 def test_pictures_of_which_nothing_wanted_can_be_asked_are_refused(wanted):
-    with pytest.raises(ValueError, match="found kinds=.*nothing that families=.*ask about; add a kind"):
+    with pytest.raises(ValueError, match="found kinds=.*no question of families=.*; add a kind"):
         next(generate_records("train", 1, seed=0, style="instruct", **wanted))
+
+
+def test_only_questions_with_the_answers_that_are_wanted_are_asked():
+    wanted = {"style": "instruct", "families": ("relation",), "answers": ("yes", "no")}
+    turns = [turn for record in generate_records("train", 40, seed=7, **wanted) for turn in record["conversations"]]
+    assert {turn["value"] for turn in turns[1::2]} == {"yes", "no"}
+    assert all(turn["value"].removeprefix("<image>\n").startswith("Is the ") for turn in turns[::2])
 
 
 def test_more_rounds_ask_more_about_the_same_pictures():

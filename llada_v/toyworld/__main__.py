@@ -21,6 +21,7 @@ def main() -> None:
     data.add_argument("--max-things", type=int, help="most shapes in a picture of shapes")
     data.add_argument("--kinds", nargs="+", choices=KINDS, help="only pictures of these kinds, equally many")
     data.add_argument("--families", nargs="+", choices=FAMILIES, help="only questions of these families")
+    data.add_argument("--answers", nargs="+", help="only questions with one of these answers")
     data.add_argument("--rounds", type=int, default=1, help="draws of questions about one picture (%(default)s)")
     data.add_argument("--seed", type=int, default=0)
     model = verbs.add_parser("model", help="the tiny model with random weights, its tokenizer and processor")
@@ -33,7 +34,7 @@ def main() -> None:
     sight.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.verb == "data":
-        options = (args.style, args.max_turns, args.max_things, args.kinds, args.families, args.rounds)
+        options = (args.style, args.max_turns, args.max_things, args.kinds, args.families, args.answers, args.rounds)
         write_dataset(args.folder, args.split, args.count, args.seed, *options, args.one_turn_each)
     elif args.verb == "sight":
         from .sight import learn_to_see

@@ -47,7 +47,16 @@ def instruction_record(scene, id, image, questions):
 
 
 def generate_records(
-    split, count, seed, style="caption", max_turns=10, max_things=None, kinds=None, families=None, rounds=1
+    split,
+    count,
+    seed,
+    style="caption",
+    max_turns=10,
+    max_things=None,
+    kinds=None,
+    families=None,
+    answers=None,
+    rounds=1,
 ):
     """Yield `count` records with PIL images; record i depends on (split, seed, style, i) only, so streams can be cut.
 
@@ -55,8 +64,8 @@ def generate_records(
     questions, the request for the dense caption among them; "pairs" questions about two pictures; "clips" about a
     video, a list of frames; "reasoning" questions whose answer starts with a thought. In the first two styles pictures
     of shapes show at most `max_things`, and only `kinds` (some of KINDS) are drawn, equally often; "instruct" asks only
-    questions of `families` (some of FAMILIES), drawn `rounds` times about each picture, so that more can be asked (and
-    some twice). None leaves each of these open. Raises ValueError, before the first
+    questions of `families` (some of FAMILIES) with one of `answers`, drawn `rounds` times about each picture, so that
+    more can be asked (and some twice). None leaves each of these open. Raises ValueError, before the first
     record, for an unknown split, style, kind or family, a negative count, max_turns or max_things below 1.
     """
     _check(split in SPLITS, "split", split, f"one of {SPLITS}")
@@ -67,7 +76,8 @@ def generate_records(
     _check(rounds >= 1, "rounds", rounds, "1 or more rounds")
     _check(kinds is None or kinds and set(kinds) <= set(KINDS), "kinds", kinds, f"some of {KINDS}, or None")
     _check(families is None or families and set(families) <= set(FAMILIES), "families", families, f"some of {FAMILIES}")
-    return (_generate_record(split, i, seed, style, max_turns, max_things, kinds, families, rounds) for i in range(count))
+    wanted = (max_turns, max_things, kinds, families, answers, rounds)
+    return (_generate_record(split, i, seed, style, *wanted) for i in range(count))
 
 
 def heldout_questions(count, seed, families=FAMILIES):
@@ -117,6 +127,7 @@ def write_dataset(
     max_things=None,
     kinds=None,
     families=None,
+    answers=None,
     rounds=1,
     one_turn_each=False,
 ):
@@ -129,7 +140,7 @@ def write_dataset(
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"found {folder}, expected a new folder; remove it or name another one")
-    records = generate_records(split, count, seed, style, max_turns, max_things, kinds, families, rounds)
+    records = generate_records(split, count, seed, style, max_turns, max_things, kinds, families, answers, rounds)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # On the same disk, so that the last step is one rename.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
@@ -173,7 +184,7 @@ def _with_files(record, folder, name):
     return record | ({"video": str(home)} if "video" in record else {"image": paths})
 
 
-def _generate_record(split, i, seed, style, max_turns, max_things, kinds, families, rounds):
+def _generate_record(split, i, seed, style, max_turns, max_things, kinds, families, answers, rounds):
     """Record i of a stream."""
     # A string seeds by its SHA-512, the same in every run; a tuple would go through hash(), which is not.
     rng = random.Random(f"{split}/{seed}/{style}/{i}")
@@ -182,27 +193,27 @@ def _generate_record(split, i, seed, style, max_turns, max_things, kinds, famili
         scene = scene_of(split, rng, max_things, kinds and rng.choice(kinds))
         return caption_record(scene, id, draw(scene))
     if style == "instruct":
-        scene, questions = _asked_scene(split, rng, families, max_things, kinds)
+        scene, questions = _asked_scene(split, rng, families, answers, max_things, kinds)
         for _ in range(rounds - 1):
-            questions += _questions_of(scene, rng, families)
+            questions += _questions_of(scene, rng, families, answers)
         rng.shuffle(questions)
         return instruction_record(scene, id, draw(scene), questions[:max_turns])
     visual, questions = VISUALS[style](split, rng)
     return _record(id, visual, [(question.text, question.answer) for question in questions[:max_turns]])
 
 
-def _asked_scene(split, rng, families, max_things=None, kinds=None):
+def _asked_scene(split, rng, families, answers=None, max_things=None, kinds=None):
     """The next scene that questions of the families are about, and these; None: all, and the dense caption."""
     for _ in range(MOST_SCENES):
         scene = scene_of(split, rng, max_things, kinds and rng.choice(kinds))
-        questions = _questions_of(scene, rng, families)
+        questions = _questions_of(scene, rng, families, answers)
         if questions:
             break
     else:
         found = f"kinds={kinds!r} and max_things={max_things!r}"
         raise ValueError(
-            f"found {found}, and in {MOST_SCENES} such pictures nothing that families={families!r} ask about; "
-            "add a kind, a family or more things"
+            f"found {found}, and in {MOST_SCENES} such pictures no question of families={families!r} with "
+            f"answers={answers!r}; add a kind, a family, an answer or more things"
         )
     if families is None:
         # Every part of the picture is asked for, whatever the questions are.
@@ -210,9 +221,13 @@ def _asked_scene(split, rng, families, max_things=None, kinds=None):
     return scene, questions
 
 
-def _questions_of(scene, rng, families):
-    """Questions of the families about a scene, of all of them without any."""
-    return [q for q in questions_about(scene, rng) if families is None or q.family in families]
+def _questions_of(scene, rng, families, answers):
+    """Questions of the families, with one of the answers, about a scene; None stands for any."""
+    return [
+        question
+        for question in questions_about(scene, rng)
+        if (families is None or question.family in families) and (answers is None or question.answer in answers)
+    ]
 
 
 def _pair(split, rng):
