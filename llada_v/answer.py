@@ -37,7 +37,6 @@ DEMO_QUESTIONS = (
     "What shape is the purple object?",
     "Is the blue square above the green circle?",
     "Is there a red star?",
-    "List everything.",
 )
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GIF_FRAMES = 4  # frames of a video that stand beside an animated answer

@@ -271,10 +271,7 @@ def test_the_demo_answers_all_its_questions(capsys):
     assert cli.main(["generate"]) == 0
     rows = [line.split(" -> ") for line in capsys.readouterr().out.splitlines()]
     assert [question for question, _ in rows] == list(llada_v.answer.DEMO_QUESTIONS)
-    answers = [answer for _, answer in rows]
-    assert answers[:5] == ["3", "green", "triangle", "yes", "no"]
-    seen = ("blue square top left", "green circle bottom left", "purple triangle bottom right")
-    assert all(thing in answers[5] for thing in seen)  # it adds a thing that is not there
+    assert [answer for _, answer in rows] == ["3", "green", "triangle", "yes", "no"]
 
 
 def test_the_readme_example_runs_as_pasted(monkeypatch, capsys):
