@@ -46,9 +46,9 @@ train lookups --style instruct --count 20000 --max-turns 5 --one-turn-each --see
     --families colour shape count relation yes_no
 train mixed --style instruct --count 16000 --max-turns 4 --one-turn-each --seed 6
 
-# Many questions about one picture, each answered as if alone: from here on turns do not see each other.
 train two_things --style instruct --count 12000 --max-turns 6 --seed 11 --kinds shapes --max-things 2 \
     --families colour shape yes_no
+# Many questions about one picture, each answered as if alone: from here on turns do not see each other.
 train is_there --style instruct --count 12000 --max-turns 8 --rounds 8 --seed 21 --kinds shapes --max-things 1 \
     --families yes_no
 train three_things --style instruct --count 12000 --max-turns 8 --rounds 3 --seed 22 --kinds shapes --max-things 3 \

@@ -116,6 +116,18 @@ def test_the_first_of_turns_apart_is_read_as_the_conversation_that_ends_with_it(
     assert torch.allclose(together[:, :length], alone, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["dialogue_causal", "turns_apart"])
+def test_turns_are_hidden_in_conversations_and_without_flash_attention_alone(recipe, name):
+    for changes in ({"style": "caption"}, {"attn_implementation": "flash_attention_2"}):
+        with pytest.raises(ValueError, match=f"{name} needs style chat and attn_implementation sdpa or eager"):
+            replace(recipe, **{name: True}, **changes)
+
+
+def test_turns_are_hidden_in_one_way(recipe):
+    with pytest.raises(ValueError, match="dialogue_causal and turns_apart are both true; choose one"):
+        replace(recipe, dialogue_causal=True, turns_apart=True)
+
+
 def test_text_alone_trains_on_the_same_modules_as_pictures(recipe, tiny_processor):
     trainer, batch = make(recipe, tiny_processor)
     text = {key: batch[key].clone() for key in ("input_ids", "labels", "attention_mask")}

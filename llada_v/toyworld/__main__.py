@@ -34,8 +34,8 @@ def main() -> None:
     sight.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.verb == "data":
-        options = (args.style, args.max_turns, args.max_things, args.kinds, args.families, args.answers, args.rounds)
-        write_dataset(args.folder, args.split, args.count, args.seed, *options, args.one_turn_each)
+        del args.verb
+        write_dataset(**vars(args))
     elif args.verb == "sight":
         from .sight import learn_to_see
 

@@ -66,7 +66,8 @@ def generate_records(
     of shapes show at most `max_things`, and only `kinds` (some of KINDS) are drawn, equally often; "instruct" asks only
     questions of `families` (some of FAMILIES) with one of `answers`, drawn `rounds` times about each picture, so that
     more can be asked (and some twice). None leaves each of these open. Raises ValueError, before the first
-    record, for an unknown split, style, kind or family, a negative count, max_turns or max_things below 1.
+    record, for an unknown split, style, kind or family, a negative count, max_turns, max_things or rounds below 1; at
+    the first record where what is wanted can never be asked.
     """
     _check(split in SPLITS, "split", split, f"one of {SPLITS}")
     _check(style in STYLES, "style", style, f"one of {STYLES}")
@@ -117,21 +118,10 @@ def message_of(visual, question):
     return user_message(question.text, list_of(visual))
 
 
-def write_dataset(
-    folder,
-    split,
-    count,
-    seed,
-    style="caption",
-    max_turns=10,
-    max_things=None,
-    kinds=None,
-    families=None,
-    answers=None,
-    rounds=1,
-    one_turn_each=False,
-):
+def write_dataset(folder, split, count, seed, one_turn_each=False, **wanted):
     """Write the records of `generate_records` as `records.json` and `images/*.png`; returns the folder's Path.
+
+    wanted: the arguments of `generate_records` from `style` on.
 
     With `one_turn_each` every turn is a record of its own (`apart`), so there are more records than `count`. The
     folder appears only when it is complete. Raises ValueError as `generate_records` does, and
@@ -140,7 +130,7 @@ def write_dataset(
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"found {folder}, expected a new folder; remove it or name another one")
-    records = generate_records(split, count, seed, style, max_turns, max_things, kinds, families, answers, rounds)
+    records = generate_records(split, count, seed, **wanted)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # On the same disk, so that the last step is one rename.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:

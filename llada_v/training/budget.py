@@ -157,7 +157,7 @@ class BudgetMaker:
             total = layers[0] * inputs[0] + layers[1] * inputs[1] + max(trunk, tower)
         else:
             total = layers[0] * trunk + layers[1] * tower
-        if recipe.dialogue_causal or recipe.turns_apart:
+        if recipe.hides_turns:
             total += rows * self.length**2
         compute = 2 if recipe.bf16 else 4
         # Gradients inside one MLP; the logits of one chunk with their gradient; the head's gradient.

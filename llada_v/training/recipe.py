@@ -174,6 +174,11 @@ class Recipe:
             raise ValueError("dialogue_causal and turns_apart are both true; choose one")
 
     @property
+    def hides_turns(self) -> bool:
+        """Whether some turns of a conversation do not see others."""
+        return self.dialogue_causal or self.turns_apart
+
+    @property
     def trains_projector_only(self) -> bool:
         """Whether the stage leaves a projector behind instead of a model."""
         return self.train == ["projector"] and not self.lora_rank

@@ -71,7 +71,7 @@ class LladaVTrainer(Trainer):
         labels, input_ids = inputs.pop("labels"), inputs.pop("input_ids")
         recipe, config = self.recipe, self.model.config
         tokens = inputs["attention_mask"].sum() if "attention_mask" in inputs else torch.tensor(input_ids.numel())
-        if recipe.dialogue_causal or recipe.turns_apart:
+        if recipe.hides_turns:
             turns = conversation_ids(labels, config.start_header_id, config.eot_token_id, self.assistant_id)
             if recipe.turns_apart:
                 mask = turns_apart_mask(turns, input_ids == config.image_token_id, inputs.get("attention_mask"))
