@@ -156,3 +156,41 @@ def test_a_thought_does_not_count_only_the_final_answer():
 
     assert verdict("red 2, blue 5. Answer: 7").is_right and verdict("7").is_right
     assert not verdict("red 3, blue 4. 3 + 4. Answer: 8").is_right
+
+
+@pytest.mark.parametrize(
+    ("style", "answers"), [("pairs", ("first", "second")), ("clips", ("up", "down")), ("reasoning", ("3", "4"))]
+)
+def test_stories_ask_as_often_as_wanted_and_only_for_the_answers_wanted(style, answers):
+    once, more = (list(generate_records("train", 12, 4, style, answers=answers, rounds=n)) for n in (1, 5))
+    found = [reasons.final_answer(turn["value"]) for r in once + more for turn in r["conversations"][1::2]]
+    assert set(found) == set(answers)
+    assert sum(len(r["conversations"]) for r in more) > 2 * sum(len(r["conversations"]) for r in once)
+
+
+def test_pairs_and_thoughts_are_about_pictures_as_simple_as_wanted():
+    pairs_of_one = list(generate_records("train", 30, 5, "pairs", max_things=1))
+    asked = " ".join(turn["value"] for r in pairs_of_one for turn in r["conversations"])
+    assert "Which picture shows" in asked and "more objects" not in asked and "fewer objects" not in asked
+    charts = list(generate_records("train", 10, 5, "reasoning", kinds=("chart",)))
+    assert all(" bar" in r["conversations"][0]["value"] for r in charts)
+
+
+@pytest.mark.parametrize(
+    ("style", "wish"),
+    [
+        ("caption", {"answers": ("yes",)}),
+        ("caption", {"rounds": 2}),
+        ("pairs", {"kinds": ("shapes",)}),
+        ("clips", {"max_things": 1}),
+        ("reasoning", {"families": ("count",)}),
+    ],
+)
+def test_a_wish_the_style_does_not_know_is_refused(style, wish):
+    with pytest.raises(ValueError, match=f"found {next(iter(wish))}.*{style}"):
+        generate_records("train", 1, 0, style, **wish)
+
+
+def test_answers_no_story_has_are_refused():
+    with pytest.raises(ValueError, match="no question with answers"):
+        next(generate_records("train", 1, 0, "pairs", answers=("green",)))

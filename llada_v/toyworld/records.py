@@ -7,6 +7,7 @@ picture in a stream and a path relative to the folder in a written data set.
 import json
 import random
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from ..processing_llada_v import list_of, user_message
@@ -23,6 +24,18 @@ ALL_FAMILIES = (*FAMILIES, *STORY_STYLES.values())
 
 LIST = "List everything."
 """The question whose answer is the dense caption."""
+
+WISHES = {
+    "caption": ("max_things", "kinds"),
+    "instruct": ("max_things", "kinds", "families", "answers", "rounds"),
+    "pairs": ("max_things", "answers", "rounds"),
+    "clips": ("answers", "rounds"),
+    "reasoning": ("max_things", "kinds", "answers", "rounds"),
+}
+"""What can be wanted of the records of each style."""
+
+OF_PICTURES = ("max_things", "kinds")
+"""The wishes that pictures fulfil; the others are about questions."""
 
 MOST_SCENES = 1000
 """Scenes drawn for one record before it is clear that none of them can be asked what is wanted."""
@@ -60,14 +73,16 @@ def generate_records(
 ):
     """Yield `count` records with PIL images; record i depends on (split, seed, style, i) only, so streams can be cut.
 
-    Styles: "caption" gives one turn with the dense caption; "instruct" up to `max_turns` (at least 1) shuffled
-    questions, the request for the dense caption among them; "pairs" questions about two pictures; "clips" about a
-    video, a list of frames; "reasoning" questions whose answer starts with a thought. In the first two styles pictures
-    of shapes show at most `max_things`, and only `kinds` (some of KINDS) are drawn, equally often; "instruct" asks only
-    questions of `families` (some of FAMILIES) with one of `answers`, drawn `rounds` times about each picture, so that
-    more can be asked (and some twice). None leaves each of these open. Raises ValueError, before the first
-    record, for an unknown split, style, kind or family, a negative count, max_turns, max_things or rounds below 1; at
-    the first record where what is wanted can never be asked.
+    Styles: "caption" gives one turn with the dense caption; the others up to `max_turns` (at least 1) questions:
+    "instruct" shuffled ones about one picture, the request for the dense caption among them; "pairs" about two
+    pictures; "clips" about a video, a list of frames; "reasoning" such whose answer starts with a thought.
+
+    What is wanted of them, each None (or 1 round) where it is open: pictures of shapes show at most `max_things`; only
+    `kinds` (some of KINDS) of pictures are drawn, equally often; only questions of `families` (some of FAMILIES) with
+    one of `answers` are asked, drawn `rounds` times about each picture, so that more can be asked (and some twice).
+    Raises ValueError, before the first record, for an unknown split, style, kind or family, a negative count,
+    max_turns, max_things or rounds below 1, or a wish that the style does not know (WISHES); at the first record where
+    what is wanted can never be asked.
     """
     _check(split in SPLITS, "split", split, f"one of {SPLITS}")
     _check(style in STYLES, "style", style, f"one of {STYLES}")
@@ -77,6 +92,9 @@ def generate_records(
     _check(rounds >= 1, "rounds", rounds, "1 or more rounds")
     _check(kinds is None or kinds and set(kinds) <= set(KINDS), "kinds", kinds, f"some of {KINDS}, or None")
     _check(families is None or families and set(families) <= set(FAMILIES), "families", families, f"some of {FAMILIES}")
+    given = {"max_things": max_things, "kinds": kinds, "families": families, "answers": answers}
+    for wish, found in (given | {"rounds": rounds if rounds > 1 else None}).items():
+        _check(found is None or wish in WISHES[style], wish, found, f"none: the style {style!r} has no such wish")
     wanted = (max_turns, max_things, kinds, families, answers, rounds)
     return (_generate_record(split, i, seed, style, *wanted) for i in range(count))
 
@@ -103,7 +121,7 @@ def _heldout_question(family, rng):
     """(visual, Question) of one family."""
     for style, told in STORY_STYLES.items():
         if family == told:
-            visual, questions = VISUALS[style]("heldout", rng)
+            visual, questions = _story(style, "heldout", rng)
             # Of a video one frame a second, as training takes them from a folder of two a second.
             seen = visual["video"][::2] if "video" in visual else visual["image"]
             return seen, rng.choice(questions)
@@ -188,7 +206,7 @@ def _generate_record(split, i, seed, style, max_turns, max_things, kinds, famili
             questions += _questions_of(scene, rng, families, answers)
         rng.shuffle(questions)
         return instruction_record(scene, id, draw(scene), questions[:max_turns])
-    visual, questions = VISUALS[style](split, rng)
+    visual, questions = _story(style, split, rng, rounds, answers, max_things=max_things, kinds=kinds)
     return _record(id, visual, [(question.text, question.answer) for question in questions[:max_turns]])
 
 
@@ -216,39 +234,60 @@ def _questions_of(scene, rng, families, answers):
     return [
         question
         for question in questions_about(scene, rng)
-        if (families is None or question.family in families) and (answers is None or question.answer in answers)
+        if (families is None or question.family in families) and _is_wanted(question, answers)
     ]
 
 
-def _pair(split, rng):
-    """Two pictures and questions about both."""
-    scenes, questions = (), []
-    while not questions:
-        scenes = tuple(scene_of(split, rng, kind="shapes") for _ in range(2))
-        questions = pairs.pair_questions(*scenes, rng)
-    return {"image": [draw(scene) for scene in scenes]}, questions
+def _is_wanted(question, answers):
+    """Whether the final answer of a question is one of `answers`; None stands for any."""
+    return answers is None or reasons.final_answer(question.answer) in answers
+
+
+def _story(style, split, rng, rounds=1, answers=None, **wanted):
+    """A visual of a style beyond one picture at a glance, {"image": ...} or {"video": ...}, and questions about it.
+
+    wanted: `max_things` and `kinds`, for the styles that know them.
+    """
+    known = {name: wanted.get(name) for name in OF_PICTURES if name in WISHES[style]}
+    for _ in range(MOST_SCENES):
+        visual, ask = VISUALS[style](split, rng, **known)
+        questions = [q for _ in range(rounds) for q in ask(rng) if _is_wanted(q, answers)]
+        if questions:
+            return visual(), questions
+    raise ValueError(
+        f"found {wanted!r}, and about {MOST_SCENES} such {style} no question with answers={answers!r}; "
+        "add an answer, a kind or more things"
+    )
+
+
+def _pair(split, rng, max_things):
+    """Two pictures, drawn when called, and what asks about both."""
+    scenes = tuple(scene_of(split, rng, max_things, kind="shapes") for _ in range(2))
+    return lambda: {"image": [draw(scene) for scene in scenes]}, partial(pairs.pair_questions, *scenes)
 
 
 def _clip(split, rng):
-    """A clip and questions about it."""
+    """A clip, drawn when called, and what asks about it."""
     clip = clips.make_clip(rng)
     while clips.clip_split(clip) != split:
         clip = clips.make_clip(rng)
-    return {"video": clips.draw_clip(clip)}, clips.clip_questions(clip, rng)
+    return lambda: {"video": clips.draw_clip(clip)}, partial(clips.clip_questions, clip)
 
 
-def _reasoning(split, rng):
-    """A picture and questions to think about, half of them to be answered without the thought."""
-    questions = []
-    while not questions:
-        scene = scene_of(split, rng, kind=rng.choice(("shapes", "chart")))
+def _reasoning(split, rng, max_things, kinds):
+    """A picture, drawn when called, and what asks for thoughts about it, half of the time without telling them."""
+    scene = scene_of(split, rng, max_things, rng.choice(kinds or ("shapes", "chart")))
+
+    def ask(rng):
         questions = reasons.reasoned_questions(scene, rng)
-    rng.shuffle(questions)
-    return {"image": draw(scene)}, [q if rng.random() < 0.5 else reasons.without_thought(q) for q in questions]
+        rng.shuffle(questions)
+        return [q if rng.random() < 0.5 else reasons.without_thought(q) for q in questions]
+
+    return lambda: {"image": draw(scene)}, ask
 
 
 VISUALS = {"pairs": _pair, "clips": _clip, "reasoning": _reasoning}
-"""What makes the pictures and questions of the styles beyond one picture at a glance."""
+"""What makes the pictures and asks the questions of the styles beyond one picture at a glance."""
 
 
 def scene_of(split, rng, max_things=None, kind=None):
