@@ -7,7 +7,7 @@ from published import golden
 
 from llada_v import LladaVConfig
 from llada_v.configuration_llada_v import IGNORE
-from llada_v.training.dialogue import conversation_ids, dialogue_causal_mask, turns_apart_mask
+from llada_v.training.dialogue import conversation_ids, dialogue_causal_mask, fill_answers, turns_apart_mask
 
 FIGURES = {record["name"]: record for record in golden("conversation_ids")}
 CONFIG = LladaVConfig()
@@ -74,3 +74,18 @@ def test_turns_apart_see_themselves_and_what_stands_up_to_the_last_picture():
 def test_turns_apart_without_a_picture_see_themselves_alone():
     mask = turns_apart_mask(torch.tensor([[0, 0, 1]]), torch.zeros(1, 3, dtype=torch.bool))
     assert mask[0, 0].int().tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+
+
+def test_answers_are_filled_to_one_length_and_questions_stay_as_they_are():
+    pad = CONFIG.pad_token_id
+    ids = [START, 7, END, START, ASSISTANT_ID, 5, END, START, 8, 9, END, START, ASSISTANT_ID, 5, 6, 5, END, pad]
+    labels = [START, IGNORE, END, START, ASSISTANT_ID, 5, END, START, IGNORE, IGNORE, END, *ids[11:]]
+    record = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels), "pixel_values": "kept"}
+    filled = fill_answers(record, 5, END, pad)
+    first, second = [START, ASSISTANT_ID, 5, END, pad], [START, ASSISTANT_ID, 5, 6, 5, END, *[pad] * 4]
+    assert filled["input_ids"].tolist() == [*ids[:3], *first, *ids[7:11], *second, pad]
+    assert filled["labels"].tolist() == [*labels[:3], *first, *labels[7:11], *second, pad]
+    assert filled["pixel_values"] == "kept"
+    # The filler belongs to its answer, so that it is hidden where the answer is.
+    assert ids_of(filled["labels"].tolist()) == [[0] * 8 + [1] * 15]
+    assert fill_answers(record, 1, END, pad)["input_ids"].tolist() == ids

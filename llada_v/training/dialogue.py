@@ -2,9 +2,15 @@
 
 A system message and the first question and answer are turn 0, each later question and its answer the next one.
 Inside a turn attention stays bidirectional.
+
+The number of masks that stand for an answer tells its length, from which a model learns to answer where few answers are
+possible ("first" or "second"), and finds nothing to go by when it is asked, in a canvas longer than any answer. So
+answers can be filled with EOS, all to the same length.
 """
 
 import torch
+
+from ..configuration_llada_v import IGNORE
 
 
 def conversation_ids(labels: torch.Tensor, start_header_id: int, eot_token_id: int, assistant_id: int) -> torch.Tensor:
@@ -62,3 +68,20 @@ def seen(mask: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tenso
     if attention_mask is not None:
         mask = mask & attention_mask.bool()[:, None, :]
     return mask[:, None]
+
+
+def fill_answers(record: dict, multiple: int, eot_token_id: int, pad_token_id: int) -> dict:
+    """The encoded record with labelled filler behind each answer, up to a multiple of `multiple`, its header counted.
+
+    record: input_ids and labels (L,) of a conversation, whose answers are labelled, and anything else.
+    """
+    input_ids, labels = record["input_ids"], record["labels"]
+    parts, start = [], 0
+    for end in ((input_ids == eot_token_id).nonzero().flatten() + 1).tolist():
+        is_answer = end - start > 1 and labels[end - 2] != IGNORE
+        filler = input_ids.new_full((-(end - start) % multiple if is_answer else 0,), pad_token_id)
+        parts += [(input_ids[start:end], labels[start:end]), (filler, filler)]
+        start = end
+    parts.append((input_ids[start:], labels[start:]))
+    ids, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+    return record | {"input_ids": ids, "labels": labels}

@@ -28,6 +28,7 @@ LOWEST = {
     "micro_batch_size": 1,
     "max_length": 1,
     "pad_to_multiple_of": 1,
+    "fill_turns_to_multiple_of": 1,
     "save_total": 1,
     "log_steps": 1,
     "save_steps": 0,
@@ -80,6 +81,9 @@ class Recipe:
         original's alternative, worse than full attention on most benchmarks (arXiv 2505.16933). Makes L x L masks.
     turns_apart: turns see the pictures and themselves, not each other: many questions about one picture, each answered
         as if it were the only one, at little more than the cost of one. Makes L x L masks.
+    fill_turns_to_multiple_of: with turns_apart, each answer (its header included) is followed by EOS that is predicted,
+        up to a multiple of so many tokens, as a whole canvas is when answering: otherwise the number of masks tells the
+        length of an answer. 1 adds none. Batches by length do not count it.
     rope_inv_freq: exact or bf16_rounded rotary frequencies, the latter to continue weights that were trained so, as the
         published ones probably were; None: as in the model's config.
     bf16: compute in bfloat16; the optimizer's weights and moments stay float32.
@@ -130,6 +134,7 @@ class Recipe:
     complementary_masking: bool
     dialogue_causal: bool
     turns_apart: bool
+    fill_turns_to_multiple_of: int
     rope_inv_freq: str | None
     bf16: bool
     gradient_checkpointing: bool
@@ -172,6 +177,11 @@ class Recipe:
                 raise ValueError(f"{name} needs style chat and attn_implementation sdpa or eager")
         if self.dialogue_causal and self.turns_apart:
             raise ValueError("dialogue_causal and turns_apart are both true; choose one")
+        if self.fill_turns_to_multiple_of > 1 and not (self.turns_apart and self.train_eos_padding):
+            raise ValueError(
+                f"fill_turns_to_multiple_of is {self.fill_turns_to_multiple_of}, which needs turns_apart and "
+                "train_eos_padding; set both to true, or this to 1"
+            )
 
     @property
     def hides_turns(self) -> bool:

@@ -11,6 +11,7 @@ from ..configuration_llada_v import IGNORE
 from ..data.measure import UNKNOWN, Encoding, Measurer, Measures, check_length
 from ..data.records import BadRecord, Records
 from ..processing_llada_v import LladaVProcessor
+from .dialogue import fill_answers
 from .recipe import Recipe
 
 BAD_RECORDS = "bad_records.jsonl"
@@ -50,6 +51,9 @@ class RecordDataset(Dataset):
         recipe = self.recipe
         with self.records.reading(index) as record:
             encoded = self.processor.encode_record(record, style=recipe.style, max_frames=recipe.max_frames)
+            if recipe.fill_turns_to_multiple_of > 1:
+                ids = self.processor.config.eot_token_id, self.processor.config.pad_token_id
+                encoded = fill_answers(encoded, recipe.fill_turns_to_multiple_of, *ids)
             check_length(len(encoded["input_ids"]), recipe.max_length)
         return encoded
 
