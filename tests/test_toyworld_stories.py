@@ -10,6 +10,7 @@ from PIL import ImageChops
 
 from llada_v.toyworld import clips, pairs, reasons
 from llada_v.toyworld.judge import Verdict
+from llada_v.toyworld.questions import dense_caption
 from llada_v.toyworld.records import generate_records, heldout_questions, message_of, scene_of, write_dataset
 from llada_v.toyworld.scenes import make_scene
 
@@ -177,12 +178,36 @@ def test_pairs_and_thoughts_are_about_pictures_as_simple_as_wanted():
 
 
 @pytest.mark.parametrize(
+    ("style", "words"), [("pairs", ("first picture", "second picture")), ("clips", ("start", "end"))]
+)
+def test_everything_in_two_pictures_or_at_both_ends_of_a_clip_can_be_asked_for(style, words):
+    for record in generate_records("train", 20, 6, style, lists=True):
+        turns = [turn["value"] for turn in record["conversations"]]
+        for place, (asked, answer) in zip(words, (turns[:2], turns[2:4]), strict=True):
+            assert f"List everything {'in' if style == 'pairs' else 'at'} the {place}." in asked
+            assert all(len(part.split()) in (3, 4) for part in answer.split(", "))  # colour, shape, place
+
+
+def test_a_clip_s_lists_say_where_it_moves():
+    rng = random.Random(8)
+    for _ in range(200):
+        clip = clips.make_clip(rng)
+        start, end = clips.scene_at(clip, 0), clips.scene_at(clip, clips.NUM_FRAMES - 1)
+        assert start == clip.start and end.things[1:] == clip.start.things[1:]
+        assert [q.answer for q in clips.clip_lists(clip)] == [dense_caption(start), dense_caption(end)]
+        dx, dy = clips.STEPS[clip.direction]
+        moved = end.things[0].x - start.things[0].x, end.things[0].y - start.things[0].y
+        assert moved == (dx * clip.path, dy * clip.path)
+
+
+@pytest.mark.parametrize(
     ("style", "wish"),
     [
         ("caption", {"answers": ("yes",)}),
         ("caption", {"rounds": 2}),
         ("pairs", {"kinds": ("shapes",)}),
         ("clips", {"max_things": 1}),
+        ("reasoning", {"lists": True}),
         ("reasoning", {"families": ("count",)}),
     ],
 )

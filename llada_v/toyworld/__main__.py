@@ -23,6 +23,7 @@ def main() -> None:
     data.add_argument("--families", nargs="+", choices=FAMILIES, help="only questions of these families")
     data.add_argument("--answers", nargs="+", help="only questions with one of these answers")
     data.add_argument("--rounds", type=int, default=1, help="draws of questions about one picture (%(default)s)")
+    data.add_argument("--lists", action="store_true", help="of pairs and clips, ask also for everything that is seen")
     data.add_argument("--seed", type=int, default=0)
     model = verbs.add_parser("model", help="the tiny model with random weights, its tokenizer and processor")
     model.add_argument("folder")

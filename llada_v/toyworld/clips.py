@@ -5,7 +5,7 @@ All lengths are pixels, as in `scenes`.
 
 from dataclasses import dataclass, replace
 
-from .questions import Question, name_of
+from .questions import Question, dense_caption, name_of
 from .scenes import BACKGROUNDS, COLORS, SHAPES, SHORT_SIDE, Scene, Thing, draw, scene_key, split_of_key
 
 FAMILY = "motion"
@@ -65,14 +65,16 @@ def clip_split(clip):
 
 def draw_clip(clip):
     """The frames, NUM_FRAMES RGB pictures of the same size."""
+    return [draw(scene_at(clip, index)) for index in range(NUM_FRAMES)]
+
+
+def scene_at(clip, index):
+    """The content of a frame."""
     moving, *resting = clip.start.things
     dx, dy = STEPS[clip.direction]
-    frames = []
-    for index in range(NUM_FRAMES):
-        way = round(clip.path * index / (NUM_FRAMES - 1))
-        moved = replace(moving, x=moving.x + dx * way, y=moving.y + dy * way)
-        frames.append(draw(replace(clip.start, things=(moved, *resting))))
-    return frames
+    way = round(clip.path * index / (NUM_FRAMES - 1))
+    moved = replace(moving, x=moving.x + dx * way, y=moving.y + dy * way)
+    return replace(clip.start, things=(moved, *resting))
 
 
 def clip_questions(clip, rng):
@@ -89,3 +91,11 @@ def clip_questions(clip, rng):
         questions.append(Question(FAMILY, "What colour is the moving object?", moving.color))
     rng.shuffle(questions)
     return questions
+
+
+def clip_lists(clip):
+    """Questions for everything in the first and in the last frame, answered by its dense caption."""
+    return [
+        Question("list", f"List everything at the {end}.", dense_caption(frame))
+        for end, frame in (("start", clip.start), ("end", scene_at(clip, NUM_FRAMES - 1)))
+    ]

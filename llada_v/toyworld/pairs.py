@@ -3,7 +3,7 @@
 This file knows scenes and questions about them; it never looks at pixels.
 """
 
-from .questions import Question, a, name_of
+from .questions import Question, a, dense_caption, name_of
 from .scenes import COLORS, SHAPES
 
 FAMILY = "compare"
@@ -22,6 +22,14 @@ def pair_questions(first, second, rng):
     questions = [*_which_shows(scenes, rng), *_which_has_more(scenes, rng), *_both_show(scenes, rng)]
     rng.shuffle(questions)
     return questions
+
+
+def pair_lists(first, second):
+    """Questions for everything in either of two scenes of shapes, answered by its dense caption."""
+    return [
+        Question("list", f"List everything in the {ordinal} picture.", dense_caption(scene))
+        for ordinal, scene in zip(ORDINALS, (first, second), strict=True)
+    ]
 
 
 def _which_shows(scenes, rng):

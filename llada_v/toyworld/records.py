@@ -28,8 +28,8 @@ LIST = "List everything."
 WISHES = {
     "caption": ("max_things", "kinds"),
     "instruct": ("max_things", "kinds", "families", "answers", "rounds"),
-    "pairs": ("max_things", "answers", "rounds"),
-    "clips": ("answers", "rounds"),
+    "pairs": ("max_things", "answers", "rounds", "lists"),
+    "clips": ("answers", "rounds", "lists"),
     "reasoning": ("max_things", "kinds", "answers", "rounds"),
 }
 """What can be wanted of the records of each style."""
@@ -70,6 +70,7 @@ def generate_records(
     families=None,
     answers=None,
     rounds=1,
+    lists=False,
 ):
     """Yield `count` records with PIL images; record i depends on (split, seed, style, i) only, so streams can be cut.
 
@@ -79,7 +80,8 @@ def generate_records(
 
     What is wanted of them, each None (or 1 round) where it is open: pictures of shapes show at most `max_things`; only
     `kinds` (some of KINDS) of pictures are drawn, equally often; only questions of `families` (some of FAMILIES) with
-    one of `answers` are asked, drawn `rounds` times about each picture, so that more can be asked (and some twice).
+    one of `answers` are asked, drawn `rounds` times about each picture, so that more can be asked (and some twice);
+    with `lists` the dense captions of both pictures, or of the first and the last frame, are asked for too, and first.
     Raises ValueError, before the first record, for an unknown split, style, kind or family, a negative count,
     max_turns, max_things or rounds below 1, or a wish that the style does not know (WISHES); at the first record where
     what is wanted can never be asked.
@@ -93,9 +95,9 @@ def generate_records(
     _check(kinds is None or kinds and set(kinds) <= set(KINDS), "kinds", kinds, f"some of {KINDS}, or None")
     _check(families is None or families and set(families) <= set(FAMILIES), "families", families, f"some of {FAMILIES}")
     given = {"max_things": max_things, "kinds": kinds, "families": families, "answers": answers}
-    for wish, found in (given | {"rounds": rounds if rounds > 1 else None}).items():
+    for wish, found in (given | {"rounds": rounds if rounds > 1 else None, "lists": lists or None}).items():
         _check(found is None or wish in WISHES[style], wish, found, f"none: the style {style!r} has no such wish")
-    wanted = (max_turns, max_things, kinds, families, answers, rounds)
+    wanted = (max_turns, max_things, kinds, families, answers, rounds, lists)
     return (_generate_record(split, i, seed, style, *wanted) for i in range(count))
 
 
@@ -192,7 +194,7 @@ def _with_files(record, folder, name):
     return record | ({"video": str(home)} if "video" in record else {"image": paths})
 
 
-def _generate_record(split, i, seed, style, max_turns, max_things, kinds, families, answers, rounds):
+def _generate_record(split, i, seed, style, max_turns, max_things, kinds, families, answers, rounds, lists):
     """Record i of a stream."""
     # A string seeds by its SHA-512, the same in every run; a tuple would go through hash(), which is not.
     rng = random.Random(f"{split}/{seed}/{style}/{i}")
@@ -206,7 +208,7 @@ def _generate_record(split, i, seed, style, max_turns, max_things, kinds, famili
             questions += _questions_of(scene, rng, families, answers)
         rng.shuffle(questions)
         return instruction_record(scene, id, draw(scene), questions[:max_turns])
-    visual, questions = _story(style, split, rng, rounds, answers, max_things=max_things, kinds=kinds)
+    visual, questions = _story(style, split, rng, rounds, answers, lists, max_things=max_things, kinds=kinds)
     return _record(id, visual, [(question.text, question.answer) for question in questions[:max_turns]])
 
 
@@ -243,17 +245,17 @@ def _is_wanted(question, answers):
     return answers is None or reasons.final_answer(question.answer) in answers
 
 
-def _story(style, split, rng, rounds=1, answers=None, **wanted):
+def _story(style, split, rng, rounds=1, answers=None, lists=False, **wanted):
     """A visual of a style beyond one picture at a glance, {"image": ...} or {"video": ...}, and questions about it.
 
     wanted: `max_things` and `kinds`, for the styles that know them.
     """
     known = {name: wanted.get(name) for name in OF_PICTURES if name in WISHES[style]}
     for _ in range(MOST_SCENES):
-        visual, ask = VISUALS[style](split, rng, **known)
+        visual, ask, listed = VISUALS[style](split, rng, **known)
         questions = [q for _ in range(rounds) for q in ask(rng) if _is_wanted(q, answers)]
         if questions:
-            return visual(), questions
+            return visual(), (listed if lists else []) + questions
     raise ValueError(
         f"found {wanted!r}, and about {MOST_SCENES} such {style} no question with answers={answers!r}; "
         "add an answer, a kind or more things"
@@ -261,21 +263,25 @@ def _story(style, split, rng, rounds=1, answers=None, **wanted):
 
 
 def _pair(split, rng, max_things):
-    """Two pictures, drawn when called, and what asks about both."""
+    """Two pictures, drawn when called, what asks about both, and the questions for everything."""
     scenes = tuple(scene_of(split, rng, max_things, kind="shapes") for _ in range(2))
-    return lambda: {"image": [draw(scene) for scene in scenes]}, partial(pairs.pair_questions, *scenes)
+    return (
+        lambda: {"image": [draw(scene) for scene in scenes]},
+        partial(pairs.pair_questions, *scenes),
+        pairs.pair_lists(*scenes),
+    )
 
 
 def _clip(split, rng):
-    """A clip, drawn when called, and what asks about it."""
+    """A clip, drawn when called, what asks about it, and the questions for everything."""
     clip = clips.make_clip(rng)
     while clips.clip_split(clip) != split:
         clip = clips.make_clip(rng)
-    return lambda: {"video": clips.draw_clip(clip)}, partial(clips.clip_questions, clip)
+    return lambda: {"video": clips.draw_clip(clip)}, partial(clips.clip_questions, clip), clips.clip_lists(clip)
 
 
 def _reasoning(split, rng, max_things, kinds):
-    """A picture, drawn when called, and what asks for thoughts about it, half of the time without telling them."""
+    """A picture, drawn when called, and what asks for thoughts about it, half of them not to be told; no list."""
     scene = scene_of(split, rng, max_things, rng.choice(kinds or ("shapes", "chart")))
 
     def ask(rng):
@@ -283,7 +289,7 @@ def _reasoning(split, rng, max_things, kinds):
         rng.shuffle(questions)
         return [q if rng.random() < 0.5 else reasons.without_thought(q) for q in questions]
 
-    return lambda: {"image": draw(scene)}, ask
+    return lambda: {"image": draw(scene)}, ask, []
 
 
 VISUALS = {"pairs": _pair, "clips": _clip, "reasoning": _reasoning}
