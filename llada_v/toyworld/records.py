@@ -81,7 +81,7 @@ def generate_records(
     What is wanted of them, each None (or 1 round) where it is open: pictures of shapes show at most `max_things`; only
     `kinds` (some of KINDS) of pictures are drawn, equally often; only questions of `families` (some of FAMILIES) with
     one of `answers` are asked, drawn `rounds` times about each picture, so that more can be asked (and some twice);
-    with `lists` the dense captions of both pictures, or of the first and the last frame, are asked for too, and first.
+    with `lists` the dense captions of both pictures, or of the first and the last frame, are asked for too.
     Raises ValueError, before the first record, for an unknown split, style, kind or family, a negative count,
     max_turns, max_things or rounds below 1, or a wish that the style does not know (WISHES); at the first record where
     what is wanted can never be asked.
@@ -123,7 +123,7 @@ def _heldout_question(family, rng):
     """(visual, Question) of one family."""
     for style, told in STORY_STYLES.items():
         if family == told:
-            visual, questions = _story(style, "heldout", rng)
+            visual, questions, _ = _story(style, "heldout", rng)
             # Of a video one frame a second, as training takes them from a folder of two a second.
             seen = visual["video"][::2] if "video" in visual else visual["image"]
             return seen, rng.choice(questions)
@@ -208,7 +208,11 @@ def _generate_record(split, i, seed, style, max_turns, max_things, kinds, famili
             questions += _questions_of(scene, rng, families, answers)
         rng.shuffle(questions)
         return instruction_record(scene, id, draw(scene), questions[:max_turns])
-    visual, questions = _story(style, split, rng, rounds, answers, lists, max_things=max_things, kinds=kinds)
+    visual, questions, listed = _story(style, split, rng, rounds, answers, max_things=max_things, kinds=kinds)
+    if lists:
+        # None is cut off, and none is known by its place, which would spare reading what it asks for.
+        questions = (listed + questions)[:max_turns]
+        rng.shuffle(questions)
     return _record(id, visual, [(question.text, question.answer) for question in questions[:max_turns]])
 
 
@@ -245,8 +249,8 @@ def _is_wanted(question, answers):
     return answers is None or reasons.final_answer(question.answer) in answers
 
 
-def _story(style, split, rng, rounds=1, answers=None, lists=False, **wanted):
-    """A visual of a style beyond one picture at a glance, {"image": ...} or {"video": ...}, and questions about it.
+def _story(style, split, rng, rounds=1, answers=None, **wanted):
+    """A visual of a style beyond one picture at a glance, {"image": ...} or {"video": ...}, questions, and its lists.
 
     wanted: `max_things` and `kinds`, for the styles that know them.
     """
@@ -255,7 +259,7 @@ def _story(style, split, rng, rounds=1, answers=None, lists=False, **wanted):
         visual, ask, listed = VISUALS[style](split, rng, **known)
         questions = [q for _ in range(rounds) for q in ask(rng) if _is_wanted(q, answers)]
         if questions:
-            return visual(), (listed if lists else []) + questions
+            return visual(), questions, listed
     raise ValueError(
         f"found {wanted!r}, and about {MOST_SCENES} such {style} no question with answers={answers!r}; "
         "add an answer, a kind or more things"
