@@ -7,7 +7,13 @@ from published import golden
 
 from llada_v import LladaVConfig
 from llada_v.configuration_llada_v import IGNORE
-from llada_v.training.dialogue import conversation_ids, dialogue_causal_mask, fill_answers, turns_apart_mask
+from llada_v.training.dialogue import (
+    conversation_ids,
+    dialogue_causal_mask,
+    fill_answers,
+    turn_positions,
+    turns_apart_mask,
+)
 
 FIGURES = {record["name"]: record for record in golden("conversation_ids")}
 CONFIG = LladaVConfig()
@@ -89,3 +95,13 @@ def test_answers_are_filled_to_one_length_and_questions_stay_as_they_are():
     # The filler belongs to its answer, so that it is hidden where the answer is.
     assert ids_of(filled["labels"].tolist()) == [[0] * 8 + [1] * 15]
     assert fill_answers(record, 1, END, pad)["input_ids"].tolist() == ids
+
+
+def test_each_turn_apart_stands_where_the_first_behind_the_pictures_would():
+    turns = torch.tensor([[0, 0, 0, 0, 1, 1, 2, 2, 2], [0, 0, 0, 1, 1, 1, 2, 2, 2], [0, 0, 1, 1, 1, 1, 1, 2, 2]])
+    is_picture = torch.tensor([[0, 1, 0, 0, 0, 0, 0, 0, 0], [0] * 9, [1, 0, 0, 1, 0, 0, 0, 0, 0]]).bool()
+    assert turn_positions(turns, is_picture).tolist() == [
+        [0, 1, 2, 3, 2, 3, 2, 3, 4],
+        [0, 1, 2, 0, 1, 2, 0, 1, 2],
+        [0, 1, 2, 3, 4, 5, 6, 4, 5],  # a picture in the second turn: what stands before it keeps its place
+    ]

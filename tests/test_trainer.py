@@ -130,10 +130,8 @@ def test_turns_are_hidden_in_one_way(recipe):
 
 def test_answers_of_turns_apart_are_filled_to_one_length(recipe, tiny_processor):
     plain, filled = (
-        RecordDataset(
-            replace(recipe, turns_apart=True, train_eos_padding=True, fill_turns_to_multiple_of=n), tiny_processor
-        )[0]
-        for n in (1, 16)
+        RecordDataset(replace(recipe, turns_apart=True, train_eos_padding=True, turn_canvas=n), tiny_processor)[0]
+        for n in (0, 16)
     )
     config = tiny_processor.config
     assert (filled["input_ids"] == config.pad_token_id).sum() > (plain["input_ids"] == config.pad_token_id).sum()
@@ -141,10 +139,10 @@ def test_answers_of_turns_apart_are_filled_to_one_length(recipe, tiny_processor)
     assert [(end - start) % 16 for start, end in zip(ends[:-1:2], ends[1::2], strict=True)] == [0, 0]
 
 
-def test_filled_turns_need_turns_apart_and_padding_that_is_trained(recipe):
+def test_a_canvas_of_turns_needs_turns_apart_and_padding_that_is_trained(recipe):
     for changes in ({"turns_apart": False}, {"turns_apart": True, "train_eos_padding": False}):
-        with pytest.raises(ValueError, match="fill_turns_to_multiple_of is 16, which needs turns_apart and"):
-            replace(recipe, fill_turns_to_multiple_of=16, **changes)
+        with pytest.raises(ValueError, match="turn_canvas is 16, which needs turns_apart and"):
+            replace(recipe, turn_canvas=16, **changes)
 
 
 def test_text_alone_trains_on_the_same_modules_as_pictures(recipe, tiny_processor):

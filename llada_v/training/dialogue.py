@@ -4,8 +4,9 @@ A system message and the first question and answer are turn 0, each later questi
 Inside a turn attention stays bidirectional.
 
 The number of masks that stand for an answer tells its length, from which a model learns to answer where few answers are
-possible ("first" or "second"), and finds nothing to go by when it is asked, in a canvas longer than any answer. So
-answers can be filled with EOS, all to the same length.
+possible ("first" or "second"), and finds nothing to go by when it is asked, in a canvas longer than any answer. So does
+the place of a turn. So turns apart can stand as each does when asked alone: behind the pictures, the answer filled with
+EOS to the length of all.
 """
 
 import torch
@@ -61,6 +62,18 @@ def turns_apart_mask(
     """
     is_before_picture = is_picture.flip(1).cumsum(1).flip(1) > 0
     return seen((turns[:, None, :] == turns[:, :, None]) | is_before_picture[:, None, :], attention_mask)
+
+
+def turn_positions(turns: torch.Tensor, is_picture: torch.Tensor) -> torch.Tensor:
+    """The positions (B, L) of turns apart, each as if it were the first behind the last picture.
+
+    turns: (B, L), those of `conversation_ids`. is_picture: (B, L), True where the features of pictures stand.
+    """
+    index = torch.arange(turns.shape[1], device=turns.device).expand_as(turns)
+    behind = torch.where(is_picture, index + 1, 0).amax(1, keepdim=True)  # the first position behind the pictures
+    is_first = torch.cat((turns[:, :1] < 0, turns[:, 1:] != turns[:, :-1]), dim=1)
+    start = torch.maximum(torch.where(is_first, index, 0).cummax(1).values, behind)
+    return torch.where((turns == 0) | (index < behind), index, behind + index - start)
 
 
 def seen(mask: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:

@@ -28,7 +28,7 @@ LOWEST = {
     "micro_batch_size": 1,
     "max_length": 1,
     "pad_to_multiple_of": 1,
-    "fill_turns_to_multiple_of": 1,
+    "turn_canvas": 0,
     "save_total": 1,
     "log_steps": 1,
     "save_steps": 0,
@@ -81,9 +81,10 @@ class Recipe:
         original's alternative, worse than full attention on most benchmarks (arXiv 2505.16933). Makes L x L masks.
     turns_apart: turns see the pictures and themselves, not each other: many questions about one picture, each answered
         as if it were the only one, at little more than the cost of one. Makes L x L masks.
-    fill_turns_to_multiple_of: with turns_apart, each answer (its header included) is followed by EOS that is predicted,
-        up to a multiple of so many tokens, as a whole canvas is when answering: otherwise the number of masks tells the
-        length of an answer. 1 adds none. Batches by length do not count it.
+    turn_canvas: with turns_apart, each turn also stands as it does when it is asked alone: its positions count on from
+        the pictures, and its answer (header included) is followed by EOS that is predicted, up to a multiple of so many
+        tokens, as in a canvas; otherwise the number of masks and the place of a question can tell it. Batches by
+        length do not count the EOS. 0: turns follow one another as in a dialogue.
     rope_inv_freq: exact or bf16_rounded rotary frequencies, the latter to continue weights that were trained so, as the
         published ones probably were; None: as in the model's config.
     bf16: compute in bfloat16; the optimizer's weights and moments stay float32.
@@ -134,7 +135,7 @@ class Recipe:
     complementary_masking: bool
     dialogue_causal: bool
     turns_apart: bool
-    fill_turns_to_multiple_of: int
+    turn_canvas: int
     rope_inv_freq: str | None
     bf16: bool
     gradient_checkpointing: bool
@@ -177,10 +178,10 @@ class Recipe:
                 raise ValueError(f"{name} needs style chat and attn_implementation sdpa or eager")
         if self.dialogue_causal and self.turns_apart:
             raise ValueError("dialogue_causal and turns_apart are both true; choose one")
-        if self.fill_turns_to_multiple_of > 1 and not (self.turns_apart and self.train_eos_padding):
+        if self.turn_canvas and not (self.turns_apart and self.train_eos_padding):
             raise ValueError(
-                f"fill_turns_to_multiple_of is {self.fill_turns_to_multiple_of}, which needs turns_apart and "
-                "train_eos_padding; set both to true, or this to 1"
+                f"turn_canvas is {self.turn_canvas}, which needs turns_apart and train_eos_padding; "
+                "set both to true, or turn_canvas to 0"
             )
 
     @property

@@ -51,9 +51,9 @@ class RecordDataset(Dataset):
         recipe = self.recipe
         with self.records.reading(index) as record:
             encoded = self.processor.encode_record(record, style=recipe.style, max_frames=recipe.max_frames)
-            if recipe.fill_turns_to_multiple_of > 1:
-                ids = self.processor.config.eot_token_id, self.processor.config.pad_token_id
-                encoded = fill_answers(encoded, recipe.fill_turns_to_multiple_of, *ids)
+            if recipe.turn_canvas:
+                config = self.processor.config
+                encoded = fill_answers(encoded, recipe.turn_canvas, config.eot_token_id, config.pad_token_id)
             check_length(len(encoded["input_ids"]), recipe.max_length)
         return encoded
 

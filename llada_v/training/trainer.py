@@ -13,7 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from ..machine import matrix_rate
 from .build import load_projector, part_of, projector_state, save_projector
 from .cost import training_flops
-from .dialogue import conversation_ids, dialogue_causal_mask, turns_apart_mask
+from .dialogue import conversation_ids, dialogue_causal_mask, turn_positions, turns_apart_mask
 from .noise import Draw, Noised, add_noise, complement, draw_noise, token_weights
 from .progress import Meter, ProgressLines, StopPolitely, memory_gib
 from .recipe import Recipe
@@ -74,7 +74,10 @@ class LladaVTrainer(Trainer):
         if recipe.hides_turns:
             turns = conversation_ids(labels, config.start_header_id, config.eot_token_id, self.assistant_id)
             if recipe.turns_apart:
-                mask = turns_apart_mask(turns, input_ids == config.image_token_id, inputs.get("attention_mask"))
+                is_picture = input_ids == config.image_token_id
+                mask = turns_apart_mask(turns, is_picture, inputs.get("attention_mask"))
+                if recipe.turn_canvas:
+                    inputs["position_ids"] = turn_positions(turns, is_picture)
             else:
                 mask = dialogue_causal_mask(turns, inputs.get("attention_mask"))
             inputs["attention_mask"] = mask
@@ -86,6 +89,8 @@ class LladaVTrainer(Trainer):
             labels, inputs["copies"] = labels.repeat(2, 1), 2
             if "attention_mask" in inputs:
                 inputs["attention_mask"] = torch.cat((inputs["attention_mask"],) * 2)
+            if "position_ids" in inputs:
+                inputs["position_ids"] = torch.cat((inputs["position_ids"],) * 2)
         targets = labels[noised.is_masked]
         self.count(noised.input_ids.shape, tokens, len(targets), inputs)
         if "pixel_values" not in inputs:
