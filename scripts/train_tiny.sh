@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Train the tiny model from random weights: the tower's sight, single things, whole pictures, signs and charts, tower and
 # projector alone, then questions: all kinds first, then those that must be looked up, from one thing to whole pictures;
-# at last several pictures and clips, thoughts, and everything together.
+# then several pictures and clips, thoughts, and everything together; at last
+# what two pictures, clips and sums ask for, one by one, and everything again.
 # An interrupted run goes on where it was: each stage resumes from its newest checkpoint, finished ones are kept.
 # To start again: rm -r exp/tiny
 set -euo pipefail
@@ -76,9 +77,26 @@ train ov_2M
 train vw
 train mix_ov_vw
 
+# From here on each turn also stands as when it is asked alone (`turn_canvas`): neither the number of masks nor the place
+# of a question tells the answer.
+train two_pictures --style pairs --count 6000 --max-turns 4 --lists --seed 67 --max-things 1
+train which_picture --style pairs --count 8000 --max-turns 8 --rounds 4 --lists --seed 68 --max-things 1
+train both_ends --style clips --count 8000 --max-turns 5 --lists --seed 66
+train sums --style reasoning --count 5000 --max-turns 8 --rounds 4 --seed 63 --kinds chart
+train both_show --style pairs --count 5000 --max-turns 8 --rounds 3 --seed 69 --max-things 3
+data everything_again --style instruct --count 30000 --max-turns 8 --seed 87
+data captions_alone --style instruct --count 12000 --max-turns 1 --seed 85 --families caption
+data counts --style instruct --count 8000 --max-turns 8 --rounds 3 --seed 81 --kinds shapes --families count
+data signs_again --style instruct --count 6000 --max-turns 8 --rounds 3 --seed 86 --kinds sign
+data pairs_again --style pairs --count 16000 --max-turns 8 --rounds 2 --lists --seed 82
+data clips_again --style clips --count 12000 --max-turns 6 --lists --seed 83
+data moving --style clips --count 4000 --max-turns 4 --rounds 4 --seed 70 --answers yes no
+data reasoning_again --style reasoning --count 16000 --max-turns 4 --rounds 2 --seed 84
+train all_families
+
 mkdir -p model/llada-v-tiny
 files="config.json generation_config.json model.safetensors processor_config.json tokenizer.json tokenizer_config.json"
 for file in $files recipe.yaml; do
-    cp "exp/tiny/mix_ov_vw/$file" model/llada-v-tiny/
+    cp "exp/tiny/all_families/$file" model/llada-v-tiny/
 done
 OMP_NUM_THREADS=$(nproc) "$python" -m llada_v judge --model model/llada-v-tiny

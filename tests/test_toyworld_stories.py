@@ -108,6 +108,20 @@ def test_thoughts_name_what_is_seen_and_their_sums_are_right():
     assert answers["yes"] == pytest.approx(answers["no"], rel=0.25)
 
 
+def test_sums_without_a_picture_are_right(tmp_path):
+    folder = write_dataset(tmp_path / "numbers", "train", 60, 3, one_turn_each=True, style="numbers", rounds=4)
+    asked = Counter()
+    for record in json.loads((folder / "records.json").read_text()):
+        question, answer = (turn["value"] for turn in record["conversations"])
+        a, sign, b = re.fullmatch(r"What is (\d) ([+-]) (\d)\? /(?:no_)?think", question).groups()
+        result = int(a) + int(b) if sign == "+" else int(a) - int(b)
+        told = "/think" in question
+        assert answer == (f"{a} {sign} {b}. Answer: {result}" if told else str(result)) and result > 0
+        assert not {"image", "video"} & set(record)
+        asked[sign, told] += 1
+    assert sum(asked.values()) == 240 and min(asked.values()) > 10 and len(asked) == 4
+
+
 def test_the_final_answer_stands_behind_the_mark():
     assert reasons.final_answer("red 3, blue 4. 3 + 4. Answer: 7") == "7"
     assert reasons.final_answer("seven") == "seven"

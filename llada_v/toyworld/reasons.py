@@ -23,6 +23,14 @@ def reasoned_questions(scene, rng):
     return _shape_sums(scene, rng) if scene.kind == "shapes" else []
 
 
+def number_question(rng):
+    """A question about two numbers as bars have them, without any picture: their sum, or how much more one is."""
+    a, b = rng.randint(1, 9), rng.randint(1, 9)
+    if a > b and rng.random() < 0.5:
+        return _question(f"What is {a} - {b}?", f"{a} - {b}.", a - b)
+    return _question(f"What is {a} + {b}?", f"{a} + {b}.", a + b)
+
+
 def without_thought(question):
     """The same question, to be answered at once: ` /no_think`, the final answer alone."""
     return Question(FAMILY, question.text.removesuffix(THINK) + NO_THINK, final_answer(question.answer))

@@ -18,7 +18,7 @@ from .scenes import KINDS, SPLITS, draw, make_scene, split_of
 STORY_STYLES = {"pairs": pairs.FAMILY, "clips": clips.FAMILY, "reasoning": reasons.FAMILY}
 """Styles beyond one picture at a glance, and the family of their questions."""
 
-STYLES = ("caption", "instruct", *STORY_STYLES)
+STYLES = ("caption", "instruct", *STORY_STYLES, "numbers")
 
 ALL_FAMILIES = (*FAMILIES, *STORY_STYLES.values())
 
@@ -31,6 +31,7 @@ WISHES = {
     "pairs": ("max_things", "answers", "rounds", "lists"),
     "clips": ("answers", "rounds", "lists"),
     "reasoning": ("max_things", "kinds", "answers", "rounds"),
+    "numbers": ("answers", "rounds"),
 }
 """What can be wanted of the records of each style."""
 
@@ -76,7 +77,8 @@ def generate_records(
 
     Styles: "caption" gives one turn with the dense caption; the others up to `max_turns` (at least 1) questions:
     "instruct" shuffled ones about one picture, the request for the dense caption among them; "pairs" about two
-    pictures; "clips" about a video, a list of frames; "reasoning" such whose answer starts with a thought.
+    pictures; "clips" about a video, a list of frames; "reasoning" such whose answer starts with a thought; "numbers"
+    sums without a picture, one a round.
 
     What is wanted of them, each None (or 1 round) where it is open: pictures of shapes show at most `max_things`; only
     `kinds` (some of KINDS) of pictures are drawn, equally often; only questions of `families` (some of FAMILIES) with
@@ -169,12 +171,13 @@ def write_dataset(folder, split, count, seed, one_turn_each=False, **wanted):
 def apart(record):
     """One record for each turn of `record`, all about the same picture."""
     turns = record["conversations"]
-    places = turns[0]["value"].partition("\n")[0]
+    is_shown = "image" in record or "video" in record
+    places = turns[0]["value"].partition("\n")[0] + "\n" if is_shown else ""
     records = []
     for i in range(0, len(turns), 2):
         human, gpt = turns[i : i + 2]
         if i > 0:
-            human = human | {"value": f"{places}\n{human['value']}"}
+            human = human | {"value": places + human["value"]}
         records.append(record | {"id": f"{record['id']}-{i // 2}", "conversations": [human, gpt]})
     return records
 
@@ -182,6 +185,8 @@ def apart(record):
 def _with_files(record, folder, name):
     """The record with its pictures written below the folder and named by relative paths; a video is a folder."""
     images = record.get("image", record.get("video"))
+    if images is None:
+        return record
     if not isinstance(images, list):
         path = f"images/{name}.png"
         images.save(folder / path)
@@ -289,14 +294,23 @@ def _reasoning(split, rng, max_things, kinds):
     scene = scene_of(split, rng, max_things, rng.choice(kinds or ("shapes", "chart")))
 
     def ask(rng):
-        questions = reasons.reasoned_questions(scene, rng)
-        rng.shuffle(questions)
-        return [q if rng.random() < 0.5 else reasons.without_thought(q) for q in questions]
+        return _told_or_not(rng, reasons.reasoned_questions(scene, rng))
 
     return lambda: {"image": draw(scene)}, ask, []
 
 
-VISUALS = {"pairs": _pair, "clips": _clip, "reasoning": _reasoning}
+def _numbers(split, rng):
+    """No picture, and what asks for a sum, half of them not to be told; no list. Both splits ask for all sums."""
+    return dict, lambda rng: _told_or_not(rng, [reasons.number_question(rng)]), []
+
+
+def _told_or_not(rng, questions):
+    """The questions in random order, the thought of every other one, by chance, left out."""
+    rng.shuffle(questions)
+    return [q if rng.random() < 0.5 else reasons.without_thought(q) for q in questions]
+
+
+VISUALS = {"pairs": _pair, "clips": _clip, "reasoning": _reasoning, "numbers": _numbers}
 """What makes the pictures and asks the questions of the styles beyond one picture at a glance."""
 
 
@@ -310,14 +324,15 @@ def scene_of(split, rng, max_things=None, kind=None):
 
 
 def _record(id, visual, turns):
-    """A record in the LLaVA format from its visual ({"image": one or several} or {"video": frames}) and texts."""
+    """A record in the LLaVA format from its visual ({"image": one or several}, {"video": frames}, {}) and texts."""
     conversations = []
     for human, gpt in turns:
         conversations += [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
-    images = visual.get("image")
-    places = " ".join([IMAGE_TOKEN] * (len(images) if isinstance(images, list) else 1))
-    first = conversations[0]["value"]
-    conversations[0]["value"] = f"{places}\n{first}" if first else places
+    if visual:
+        images = visual.get("image")
+        places = " ".join([IMAGE_TOKEN] * (len(images) if isinstance(images, list) else 1))
+        first = conversations[0]["value"]
+        conversations[0]["value"] = f"{places}\n{first}" if first else places
     return {"id": id, **visual, "conversations": conversations}
 
 
