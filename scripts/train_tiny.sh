@@ -84,11 +84,13 @@ train which_picture --style pairs --count 8000 --max-turns 8 --rounds 4 --lists 
 train both_ends --style clips --count 8000 --max-turns 5 --lists --seed 66
 train sums --style reasoning --count 5000 --max-turns 8 --rounds 4 --seed 63 --kinds chart
 train both_show --style pairs --count 5000 --max-turns 8 --rounds 3 --seed 69 --max-things 3
+train numbers --style numbers --count 5000 --max-turns 12 --rounds 12 --seed 90
 data everything_again --style instruct --count 30000 --max-turns 8 --seed 87
 data captions_alone --style instruct --count 12000 --max-turns 1 --seed 85 --families caption
 data counts --style instruct --count 8000 --max-turns 8 --rounds 3 --seed 81 --kinds shapes --families count
 data signs_again --style instruct --count 6000 --max-turns 8 --rounds 3 --seed 86 --kinds sign
 data pairs_again --style pairs --count 16000 --max-turns 8 --rounds 2 --lists --seed 82
+data pairs_alone --style pairs --count 1500 --max-turns 4 --one-turn-each --seed 91
 data clips_again --style clips --count 12000 --max-turns 6 --lists --seed 83
 data moving --style clips --count 4000 --max-turns 4 --rounds 4 --seed 70 --answers yes no
 data reasoning_again --style reasoning --count 16000 --max-turns 4 --rounds 2 --seed 84
