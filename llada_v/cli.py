@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 
 TRACEBACK = "LLADA_V_TRACEBACK"
@@ -108,8 +109,7 @@ VERBS = {verb.__name__.replace("_", "-"): verb for verb in ALL}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; the exit status is what the verb returns (0 for nothing), or 2 after one line on stderr that says
-    what is wrong with the request."""
+    """Run one verb and return the exit status, see `status_of`."""
     parser = argparse.ArgumentParser(
         prog="llada-v",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -120,8 +120,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("verb", choices=VERBS, metavar="VERB")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="options of the verb")
     args = parser.parse_args(argv)
+    return status_of(VERBS[args.verb], args.arguments)
+
+
+def status_of(run: Callable, *arguments) -> int:
+    """The exit status that `run` returns (0 for nothing), or 2 after one line on stderr that says what is wrong."""
     try:
-        return VERBS[args.verb](args.arguments) or 0
+        return run(*arguments) or 0
     except USER_ERRORS as error:
         if os.environ.get(TRACEBACK):
             raise

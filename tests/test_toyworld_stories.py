@@ -3,6 +3,8 @@
 import json
 import random
 import re
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -11,8 +13,9 @@ from PIL import ImageChops
 from llada_v.toyworld import clips, pairs, reasons
 from llada_v.toyworld.judge import Verdict
 from llada_v.toyworld.questions import dense_caption
-from llada_v.toyworld.records import generate_records, heldout_questions, message_of, scene_of, write_dataset
+from llada_v.toyworld.records import generate_records, heldout_questions, message_of, write_dataset
 from llada_v.toyworld.scenes import make_scene
+from llada_v.toyworld.stories import scene_of
 
 
 def scenes_of_shapes(rng, count=2):
@@ -236,5 +239,12 @@ def test_a_wish_the_style_does_not_know_is_refused(style, wish):
 
 
 def test_answers_no_story_has_are_refused():
-    with pytest.raises(ValueError, match="no question with answers"):
+    with pytest.raises(ValueError, match="no such question; add"):
         next(generate_records("train", 1, 0, "pairs", answers=("green",)))
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "llada_v.toyworld", "data", tmp_path / "toy", "--style", "pairs", "--count", "1"]
+    done = subprocess.run([*command, "--kinds", "chart"], capture_output=True, text=True)
+    assert done.returncode == 2 and not (tmp_path / "toy").exists()
+    assert done.stderr.startswith("error: found kinds=['chart'], expected none") and done.stderr.count("\n") == 1

@@ -1,8 +1,9 @@
 """The small world the tiny model lives in: pictures with exactly known content, and conversations about them.
 
-The story in three files. `scenes` makes up what is in a picture - a few shapes, a sign, a bar chart - and draws
-it. `questions` asks about it, with one exact answer each. `records` turns both into LLaVA records, endless and
-the same for the same seed. A tenth of all scenes is held out by a hash of its content, so no seed can put a
+The story in four files. `scenes` makes up what is in a picture - a few shapes, a sign, a bar chart - and draws
+it. `questions` asks about it, with one exact answer each; `pairs`, `clips` and `reasons` do so beyond one picture at a
+glance. `stories` chooses among all that what is wanted, and `records` turns it into LLaVA records, endless and the
+same for the same seed. A tenth of all scenes is held out by a hash of its content, so no seed can put a
 held-out picture into training.
 
     from llada_v.toyworld import generate_records, heldout_questions
@@ -14,15 +15,9 @@ held-out picture into training.
 """
 
 from .questions import FAMILIES, Question, dense_caption, questions_about
-from .records import (
-    STYLES,
-    caption_record,
-    generate_records,
-    heldout_questions,
-    instruction_record,
-    write_dataset,
-)
+from .records import generate_records, heldout_questions, write_dataset
 from .scenes import KINDS, SPLITS, Bar, Scene, Sign, Thing, draw, make_scene, scene_key, split_of
+from .stories import STYLES, Wanted
 
 __all__ = [
     "FAMILIES",
@@ -34,12 +29,11 @@ __all__ = [
     "Scene",
     "Sign",
     "Thing",
-    "caption_record",
+    "Wanted",
     "dense_caption",
     "draw",
     "generate_records",
     "heldout_questions",
-    "instruction_record",
     "make_scene",
     "questions_about",
     "scene_key",

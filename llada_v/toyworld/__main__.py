@@ -1,10 +1,13 @@
 """Write what a training in the small world starts from: `data` (records and pictures) or `model` (random weights)."""
 
 import argparse
+import sys
 
+from ..cli import status_of
 from .questions import FAMILIES
-from .records import STYLES, write_dataset
+from .records import write_dataset
 from .scenes import KINDS, SPLITS
+from .stories import STYLES
 
 
 def main() -> None:
@@ -48,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

@@ -16,7 +16,8 @@ from ..answer import DEMO_MODEL, load
 from ..generation.config import SamplerConfig
 from .questions import FAMILIES
 from .reasons import final_answer
-from .records import ALL_FAMILIES, heldout_questions, message_of
+from .records import heldout_questions, message_of
+from .stories import ALL_FAMILIES
 from .tiny import CANVAS
 
 

@@ -23,8 +23,8 @@ from ..modeling_llada_v import LladaVForConditionalGeneration
 from ..processing_llada_v import LladaVProcessor
 from .alphabet import LETTER_HEIGHT, LETTER_WIDTH, word_width
 from .questions import in_reading_order
-from .records import scene_of
 from .scenes import CHART_MARGIN, COLORS, KINDS, MAX_VALUE, PLATE_MARGIN, SHAPES, Scene, draw
+from .stories import scene_of
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 WHAT = ("nothing", "plate", *SHAPES, *LETTERS, *(f"bar {value}" for value in range(1, MAX_VALUE + 1)))
