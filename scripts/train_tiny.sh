@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Train the tiny model from random weights: the tower's sight, single things, whole pictures, signs and charts, tower and
 # projector alone, then questions: all kinds first, then those that must be looked up, from one thing to whole pictures;
-# then several pictures and clips, thoughts, and everything together; at last
-# what two pictures, clips and sums ask for, one by one, and everything again.
+# then several pictures and clips, thoughts, and everything together; at last what pairs, clips and sums ask for, one by
+# one, and everything again.
 # An interrupted run goes on where it was: each stage resumes from its newest checkpoint, finished ones are kept.
 # To start again: rm -r exp/tiny
 set -euo pipefail
@@ -95,10 +95,12 @@ data clips_again --style clips --count 12000 --max-turns 6 --lists --seed 83
 data moving --style clips --count 4000 --max-turns 4 --rounds 4 --seed 70 --answers yes no
 data reasoning_again --style reasoning --count 16000 --max-turns 4 --rounds 2 --seed 84
 train all_families
+train reckon
+train last
 
 mkdir -p model/llada-v-tiny
 files="config.json generation_config.json model.safetensors processor_config.json tokenizer.json tokenizer_config.json"
 for file in $files recipe.yaml; do
-    cp "exp/tiny/all_families/$file" model/llada-v-tiny/
+    cp "exp/tiny/last/$file" model/llada-v-tiny/
 done
 OMP_NUM_THREADS=$(nproc) "$python" -m llada_v judge --model model/llada-v-tiny
