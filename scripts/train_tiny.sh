@@ -96,6 +96,7 @@ data moving --style clips --count 4000 --max-turns 4 --rounds 4 --seed 70 --answ
 data reasoning_again --style reasoning --count 16000 --max-turns 4 --rounds 2 --seed 84
 train all_families
 train reckon
+train reckon_again
 train last
 
 mkdir -p model/llada-v-tiny
