@@ -97,6 +97,7 @@ data reasoning_again --style reasoning --count 16000 --max-turns 4 --rounds 2 --
 train all_families
 train reckon
 train reckon_again
+data thoughts --style thoughts --count 5000 --max-turns 8 --rounds 8 --seed 92
 train last
 
 mkdir -p model/llada-v-tiny

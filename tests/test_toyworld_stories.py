@@ -125,6 +125,19 @@ def test_sums_without_a_picture_are_right(tmp_path):
     assert sum(asked.values()) == 240 and min(asked.values()) > 10 and len(asked) == 4
 
 
+def test_a_thought_made_up_is_reckoned_right():
+    asked = Counter()
+    for record in generate_records("train", 30, 3, "thoughts", rounds=5):
+        turns = [turn["value"] for turn in record["conversations"]]
+        for question, answer in zip(turns[::2], turns[1::2], strict=True):
+            found = re.fullmatch(r"\w+ (\d), \w+ (\d)\. (\d) ([+-]) (\d)\. Answer: (\d+)", answer)
+            a, b, again, sign, and_again, result = found.groups()
+            assert (a, b) == (again, and_again) and int(result) == (int(a) + int(b) if sign == "+" else int(a) - int(b))
+            assert question == f"Make up a {'sum' if sign == '+' else 'difference'}. /think"
+            asked[sign] += 1
+    assert sum(asked.values()) == 150 and min(asked.values()) > 20
+
+
 def test_the_final_answer_stands_behind_the_mark():
     assert reasons.final_answer("red 3, blue 4. 3 + 4. Answer: 7") == "7"
     assert reasons.final_answer("seven") == "seven"

@@ -6,7 +6,7 @@ reckons with it, and the answer comes last, behind "Answer:".
 
 from ..processing_llada_v import NO_THINK, THINK
 from .questions import Question, count_of, plural
-from .scenes import SHAPES
+from .scenes import COLORS, SHAPES, Bar
 
 FAMILY = "reasoning"
 MARK = "Answer:"
@@ -31,6 +31,14 @@ def number_question(rng):
     return _question(f"What is {a} + {b}?", f"{a} + {b}.", a + b)
 
 
+def made_up_question(rng):
+    """A question for a sum or a difference of any two bars, without any picture: only the thought tells the answer."""
+    a, b = (Bar(color, rng.randint(1, 9)) for color in rng.sample(tuple(COLORS), 2))
+    if a.value > b.value and rng.random() < 0.5:
+        return _question("Make up a difference.", _thought(a, "-", b), a.value - b.value)
+    return _question("Make up a sum.", _thought(a, "+", b), a.value + b.value)
+
+
 def without_thought(question):
     """The same question, to be answered at once: ` /no_think`, the final answer alone."""
     return Question(FAMILY, question.text.removesuffix(THINK) + NO_THINK, final_answer(question.answer))
@@ -44,8 +52,8 @@ def final_answer(text):
 def _sums(scene, rng):
     """The sum of two bars."""
     a, b = rng.sample(scene.bars, 2)
-    thought = f"{a.color} {a.value}, {b.color} {b.value}. {a.value} + {b.value}."
-    return [_question(f"What is the sum of the {a.color} and the {b.color} bar?", thought, a.value + b.value)]
+    text = f"What is the sum of the {a.color} and the {b.color} bar?"
+    return [_question(text, _thought(a, "+", b), a.value + b.value)]
 
 
 def _differences(scene, rng):
@@ -53,8 +61,8 @@ def _differences(scene, rng):
     a, b = sorted(rng.sample(scene.bars, 2), key=lambda bar: -bar.value)
     if a.value == b.value:
         return []
-    thought = f"{a.color} {a.value}, {b.color} {b.value}. {a.value} - {b.value}."
-    return [_question(f"How much taller is the {a.color} bar than the {b.color} bar?", thought, a.value - b.value)]
+    text = f"How much taller is the {a.color} bar than the {b.color} bar?"
+    return [_question(text, _thought(a, "-", b), a.value - b.value)]
 
 
 def _shape_sums(scene, rng):
@@ -73,6 +81,10 @@ def _shape_sums(scene, rng):
         thought = f"{a} {counts[a]}, {b} {counts[b]}. {counts[a]} {'>' if answer == 'yes' else '<'} {counts[b]}."
         questions.append(_question(f"Are there more {plural(a)} than {plural(b)}?", thought, answer))
     return questions
+
+
+def _thought(a, sign, b):
+    return f"{a.color} {a.value}, {b.color} {b.value}. {a.value} {sign} {b.value}."
 
 
 def _question(text, thought, answer):

@@ -24,6 +24,7 @@ WISHES = {
     "clips": ("answers", "rounds", "lists"),
     "reasoning": ("max_things", "kinds", "answers", "rounds"),
     "numbers": ("answers", "rounds"),
+    "thoughts": ("answers", "rounds"),
 }
 """What can be wanted of the records of each style, besides `max_turns`."""
 
@@ -174,7 +175,12 @@ def _numbers(split, rng, wanted):
     return Story(dict, lambda: _told_or_not(rng, [reasons.number_question(rng)]), [])
 
 
-MAKERS = dict(zip(STYLES, (_caption, _instruct, _pairs, _clips, _reasoning, _numbers), strict=True))
+def _thoughts(split, rng, wanted):
+    """Nothing to see, and a sum to make up; both splits ask for all of them."""
+    return Story(dict, lambda: [reasons.made_up_question(rng)], [])
+
+
+MAKERS = dict(zip(STYLES, (_caption, _instruct, _pairs, _clips, _reasoning, _numbers, _thoughts), strict=True))
 """What draws the next story of a style from (split, rng, wanted)."""
 
 
