@@ -98,6 +98,7 @@ train all_families
 train reckon
 train reckon_again
 data thoughts --style thoughts --count 5000 --max-turns 8 --rounds 8 --seed 92
+train thoughts
 train last
 
 mkdir -p model/llada-v-tiny
