@@ -22,6 +22,11 @@ def scenes_of_shapes(rng, count=2):
     return tuple(make_scene(rng, "shapes") for _ in range(count))
 
 
+def texts_asked(style, **wanted):
+    records = generate_records("train", 20, 4, style, **wanted)
+    return [turn["value"].removeprefix("<image>\n") for r in records for turn in r["conversations"][::2]]
+
+
 def shown(scene, words):
     """How many things of the scene fit words like "red object", "circle", "blue star"."""
     words = [word for word in words.split() if word not in ("a", "an", "object")]
@@ -136,6 +141,18 @@ def test_a_thought_made_up_is_reckoned_right():
             assert question == f"Make up a {'sum' if sign == '+' else 'difference'}. /think"
             asked[sign] += 1
     assert sum(asked.values()) == 150 and min(asked.values()) > 20
+
+
+def test_what_is_unseen_is_asked_as_if_it_were_shown_and_always_thought_about():
+    seen = {text.split(" the ")[0] for text in texts_asked("reasoning", kinds=("chart",))}
+    unseen = texts_asked("unseen", kinds=("chart",), rounds=4)
+    assert {text.split(" the ")[0] for text in unseen} == seen and all(text.endswith(" /think") for text in unseen)
+    for record in generate_records("train", 20, 4, "unseen"):
+        assert "image" not in record and "<image>" not in json.dumps(record)
+        for turn in record["conversations"][1::2]:
+            a, sign, b, result = re.search(r"(\d) ([-+<>]) (\d)\. Answer: (\w+)", turn["value"]).groups()
+            results = {"+": int(a) + int(b), "-": int(a) - int(b), ">": "yes", "<": "no"}
+            assert result == str(results[sign])
 
 
 def test_the_final_answer_stands_behind_the_mark():

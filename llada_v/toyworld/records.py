@@ -25,7 +25,8 @@ def generate_records(split, count, seed, style="caption", **wanted):
     Styles: "caption" gives one turn with the dense caption; the others several questions: "instruct" shuffled ones
     about one picture, the request for the dense caption among them; "pairs" about two pictures; "clips" about a video,
     a list of frames; "reasoning" such whose answer starts with a thought; "numbers" sums without a picture, one a
-    round; "thoughts" likewise, with numbers that stand in the thought alone.
+    round; "thoughts" likewise, with numbers that stand in the thought alone; "unseen" asks what "reasoning" does and
+    shows nothing.
 
     wanted: fields of `Wanted`.
     Raises ValueError, before the first record, for an unknown split or style, a negative count, or a wish that the

@@ -25,6 +25,7 @@ WISHES = {
     "reasoning": ("max_things", "kinds", "answers", "rounds"),
     "numbers": ("answers", "rounds"),
     "thoughts": ("answers", "rounds"),
+    "unseen": ("max_things", "kinds", "answers", "rounds"),
 }
 """What can be wanted of the records of each style, besides `max_turns`."""
 
@@ -180,7 +181,13 @@ def _thoughts(split, rng, wanted):
     return Story(dict, lambda: [reasons.made_up_question(rng)], [])
 
 
-MAKERS = dict(zip(STYLES, (_caption, _instruct, _pairs, _clips, _reasoning, _numbers, _thoughts), strict=True))
+def _unseen(split, rng, wanted):
+    """The questions of `_reasoning` with their thoughts, but without the picture: only the thought tells the answer."""
+    scene = scene_of(split, rng, wanted.max_things, rng.choice(wanted.kinds or ("shapes", "chart")))
+    return Story(dict, lambda: reasons.reasoned_questions(scene, rng), [])
+
+
+MAKERS = dict(zip(STYLES, (_caption, _instruct, _pairs, _clips, _reasoning, _numbers, _thoughts, _unseen), strict=True))
 """What draws the next story of a style from (split, rng, wanted)."""
 
 
