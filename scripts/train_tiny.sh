@@ -102,7 +102,7 @@ train thoughts
 train once_more
 
 # What was still weak: reckoning from the thought alone, first about nothing, then about charts that are not shown and
-# about those that are; which of two pictures shows a thing; and everything a last time.
+# about those that are; which of two pictures shows a thing; and everything again, with more to reckon at last.
 train made_up
 train thinking
 train which_of_two --style pairs --count 6000 --max-turns 8 --rounds 5 --lists --seed 97 --max-things 2 \
@@ -111,10 +111,11 @@ train which_of_many --style pairs --count 8000 --max-turns 8 --rounds 4 --lists 
 data unseen --style unseen --count 4000 --max-turns 8 --rounds 6 --seed 99 --kinds chart
 train unseen
 train final
+train reckon_more
 
 mkdir -p model/llada-v-tiny
 files="config.json generation_config.json model.safetensors processor_config.json tokenizer.json tokenizer_config.json"
 for file in $files recipe.yaml; do
-    cp "exp/tiny/final/$file" model/llada-v-tiny/
+    cp "exp/tiny/reckon_more/$file" model/llada-v-tiny/
 done
 OMP_NUM_THREADS=$(nproc) "$python" -m llada_v judge --model model/llada-v-tiny
