@@ -33,8 +33,8 @@ DEMO_MODEL = ROOT / "model" / "llada-v-tiny"
 DEMO_IMAGE = ROOT / "data" / "demo.png"
 DEMO_QUESTIONS = (
     "How many objects are there?",
-    "What colour is the triangle?",
-    "What shape is the green object?",
+    "What colour is the circle?",
+    "What shape is the purple object?",
     "Is the blue square above the green circle?",
     "Is there a red star?",
 )

@@ -112,10 +112,12 @@ data unseen --style unseen --count 4000 --max-turns 8 --rounds 6 --seed 99 --kin
 train unseen
 train final
 train reckon_more
+data shape_sums --style reasoning --count 3500 --max-turns 8 --rounds 4 --seed 102 --kinds shapes
+train shape_counts
 
 mkdir -p model/llada-v-tiny
 files="config.json generation_config.json model.safetensors processor_config.json tokenizer.json tokenizer_config.json"
 for file in $files recipe.yaml; do
-    cp "exp/tiny/reckon_more/$file" model/llada-v-tiny/
+    cp "exp/tiny/shape_counts/$file" model/llada-v-tiny/
 done
 OMP_NUM_THREADS=$(nproc) "$python" -m llada_v judge --model model/llada-v-tiny

@@ -271,7 +271,7 @@ def test_the_demo_answers_all_its_questions(capsys):
     assert cli.main(["generate"]) == 0
     rows = [line.split(" -> ") for line in capsys.readouterr().out.splitlines()]
     assert [question for question, _ in rows] == list(llada_v.answer.DEMO_QUESTIONS)
-    assert [answer for _, answer in rows] == ["3", "purple", "circle", "yes", "no"]
+    assert [answer for _, answer in rows] == ["3", "green", "triangle", "yes", "no"]
 
 
 def test_the_readme_example_runs_as_pasted(monkeypatch, capsys):
