@@ -4,8 +4,8 @@
 
 Writes a synthetic array of that many records (one to three turns, one in five without a picture) over pictures of mixed
 sizes into a temporary folder, or uses what is in `--folder`. Each step is a process of its own, so that its peak of
-resident memory is its own. The training steps are those of the tiny model, once over all records and once over a
-thousand: the difference is what the number of records costs.
+resident memory is its own. The training steps are those of the tiny model in two processes, of which the larger numbers
+are shown, once over all records and once over a thousand: the difference is what the number of records costs.
 """
 
 import argparse
@@ -25,6 +25,7 @@ PICTURES = 500
 WORDS = "the of a red green blue circle square triangle left right above below how many objects are there".split()
 FEW = 1000
 STEPS = 20
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def write_data(folder: Path, count: int) -> None:
@@ -132,9 +133,11 @@ def measure(folder: Path, records: int) -> None:
     steps = [(step, "records") for step in ("index", "lengths", "second start", "train")] + [("train", "few")]
     for step, name in steps:
         epochs = STEPS * 16 / (records if name == "records" else FEW)
-        command = [sys.executable, __file__, "--step", step, str(folder), name, str(epochs)]
+        launcher = TWO_PROCESSES if step == "train" else ()
+        command = [sys.executable, *launcher, __file__, "--step", step, str(folder), name, str(epochs)]
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-        took = json.loads(done.stdout.splitlines()[-1])
+        reports = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        took = {key: max(report[key] for report in reports) for key in reports[0]}
         label = f"{step}, {FEW if name == 'few' else records:,} records"
         cells = "".join(f"{took[key]:8}" for key in ("peak", "workers", "own", "files"))
         print(f"{label:32}{took['seconds']:9.1f}{took['before']:10}{cells}", flush=True)

@@ -2,15 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from safetensors.torch import load_file
 from runs import ROOT, changes_for, largest_difference, launch, losses, weights, words
 
 from llada_v.answer import answer, load
+from llada_v.training.adapters import merge
 from llada_v.toyworld.records import write_dataset
 
 pytestmark = pytest.mark.slow
@@ -88,3 +91,28 @@ def test_a_stop_that_one_process_hears_of_saves_all_of_them_and_the_run_goes_on_
     assert done.returncode == 0, done.stderr[-3000:]
     ours, theirs = losses(output), losses(alone)
     assert max(abs(ours[step] - theirs[step]) for step in theirs) < 1e-4 and list(ours) == list(range(1, 21))
+
+
+ADAPTED = {"train": ["projector", "language_model"], "lora_rank": 4, "lora_alpha": 8.0, "lora_dropout": 0.1}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_adapters_that_two_processes_train_go_on_from_a_checkpoint_to_the_same_model(tiny_folder, many, tmp_path, name):
+    """As after a kill: the same command in a folder that has nothing but the checkpoint of step 8."""
+    outputs = [tmp_path / "whole", tmp_path / "resumed"]
+    for output in outputs:
+        given = arguments(tiny_folder, many, output, RUNS[name], **ADAPTED)
+        done = launch("scripts/launch.sh", "scripts/recipes/tiny/instruct.yaml", "1", "2", *given)
+        assert done.returncode == 0, done.stderr[-3000:]
+        if output is outputs[0]:
+            shutil.copytree(output / "checkpoint-8", outputs[1] / "checkpoint-8")
+    assert "going on from" in done.stderr and "step 9 of 20" in done.stdout + done.stderr
+    assert "step 8 of 20" not in done.stdout + done.stderr
+    whole, resumed = outputs
+    assert losses(resumed) == losses(whole) and list(losses(whole)) == list(range(1, 21))
+    ours, theirs = (load_file(output / "adapter_model.safetensors") for output in outputs)
+    assert largest_difference(ours, theirs) == 0
+    merge(resumed, tmp_path / "merged")
+    model, processor = load(tmp_path / "merged")
+    picture = str(next(many.rglob("*.png")))
+    assert answer(model, processor, "How many objects are there?", images=[picture]).num_forwards > 0
