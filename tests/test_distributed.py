@@ -9,12 +9,12 @@ import sys
 import time
 
 import pytest
-from safetensors.torch import load_file
 from runs import ROOT, changes_for, largest_difference, launch, losses, weights, words
+from safetensors.torch import load_file
 
 from llada_v.answer import answer, load
-from llada_v.training.adapters import merge
 from llada_v.toyworld.records import write_dataset
+from llada_v.training.adapters import merge
 
 pytestmark = pytest.mark.slow
 RUNS = {"DDP": None, "ZeRO-2": "zero2", "ZeRO-3": "zero3", "ZeRO-3 offload": "zero3_offload"}
