@@ -216,6 +216,17 @@ def test_stories_ask_as_often_as_wanted_and_only_for_the_answers_wanted(style, a
     assert sum(len(r["conversations"]) for r in more) > 2 * sum(len(r["conversations"]) for r in once)
 
 
+@pytest.mark.parametrize(
+    ("style", "asking"), [("pairs", ("has more", "has fewer")), ("clips", ("move?",)), ("instruct", ("How many bars",))]
+)
+def test_stories_ask_only_what_is_wanted(style, asking):
+    records = list(
+        generate_records("train", 12, 4, style, asking=asking, families=("count",) if style == "instruct" else None)
+    )
+    asked = [turn["value"] for record in records for turn in record["conversations"][::2]]
+    assert len(asked) >= 12 and all(any(text in question for text in asking) for question in asked)
+
+
 def test_pairs_and_thoughts_are_about_pictures_as_simple_as_wanted():
     pairs_of_one = list(generate_records("train", 30, 5, "pairs", max_things=1))
     asked = " ".join(turn["value"] for r in pairs_of_one for turn in r["conversations"])
@@ -271,6 +282,8 @@ def test_a_wish_the_style_does_not_know_is_refused(style, wish):
 def test_answers_no_story_has_are_refused():
     with pytest.raises(ValueError, match="no such question; add"):
         next(generate_records("train", 1, 0, "pairs", answers=("green",)))
+    with pytest.raises(ValueError, match="no such question; add"):
+        next(generate_records("train", 1, 0, "clips", asking=("How many",)))
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):

@@ -25,6 +25,7 @@ def main() -> None:
     data.add_argument("--kinds", nargs="+", choices=KINDS, help="only pictures of these kinds, equally many")
     data.add_argument("--families", nargs="+", choices=FAMILIES, help="only questions of these families")
     data.add_argument("--answers", nargs="+", help="only questions with one of these answers")
+    data.add_argument("--asking", nargs="+", help="only questions that have one of these texts in them")
     data.add_argument("--rounds", type=int, default=1, help="draws of questions about one picture (%(default)s)")
     data.add_argument("--lists", action="store_true", help="of pairs and clips, ask also for everything that is seen")
     data.add_argument("--seed", type=int, default=0)

@@ -19,13 +19,13 @@ ALL_FAMILIES = (*FAMILIES, *FURTHER.values())
 
 WISHES = {
     "caption": ("max_things", "kinds"),
-    "instruct": ("max_things", "kinds", "families", "answers", "rounds"),
-    "pairs": ("max_things", "answers", "rounds", "lists"),
-    "clips": ("answers", "rounds", "lists"),
-    "reasoning": ("max_things", "kinds", "answers", "rounds"),
-    "numbers": ("answers", "rounds"),
-    "thoughts": ("answers", "rounds"),
-    "unseen": ("max_things", "kinds", "answers", "rounds"),
+    "instruct": ("max_things", "kinds", "families", "answers", "asking", "rounds"),
+    "pairs": ("max_things", "answers", "asking", "rounds", "lists"),
+    "clips": ("answers", "asking", "rounds", "lists"),
+    "reasoning": ("max_things", "kinds", "answers", "asking", "rounds"),
+    "numbers": ("answers", "asking", "rounds"),
+    "thoughts": ("answers", "asking", "rounds"),
+    "unseen": ("max_things", "kinds", "answers", "asking", "rounds"),
 }
 """What can be wanted of the records of each style, besides `max_turns`."""
 
@@ -52,6 +52,8 @@ class Wanted:
     """Only questions of these families, some of FAMILIES; None: all, and the dense caption."""
     answers: Sequence[str] | None = None
     """Only questions with one of these final answers."""
+    asking: Sequence[str] | None = None
+    """Only questions whose text has one of these in it."""
     rounds: int = 1
     """How often questions are drawn about one picture, so that more can be asked, and some twice."""
     lists: bool = False
@@ -71,9 +73,10 @@ class Wanted:
             is_known = field.name in ("max_turns", *WISHES[style])
             check(is_known or found == field.default, field.name, found, f"none: the style {style!r} has no such wish")
 
-    def is_answer(self, question: Question) -> bool:
-        """Whether the final answer of a question is one of `answers`."""
-        return self.answers is None or reasons.final_answer(question.answer) in self.answers
+    def has(self, question: Question) -> bool:
+        """Whether a question is one of those that are wanted, by its text and its final answer."""
+        is_asked = self.asking is None or any(text in question.text for text in self.asking)
+        return is_asked and (self.answers is None or reasons.final_answer(question.answer) in self.answers)
 
 
 class Story(NamedTuple):
@@ -116,13 +119,13 @@ def askable(style: str, split: str, rng, wanted: Wanted, rounds: int = 1) -> tup
             return story, questions
     raise ValueError(
         f"found {wanted}, and in {MOST_SCENES} records of style={style!r} no such question; "
-        "add a kind, a family, an answer or more things"
+        "add a kind, a family, an answer, a text to ask or more things"
     )
 
 
 def drawn(story: Story, wanted: Wanted, rounds: int) -> list[Question]:
-    """The questions of so many rounds that have an answer which is wanted."""
-    return [question for _ in range(rounds) for question in story.ask() if wanted.is_answer(question)]
+    """The wanted ones among the questions of so many rounds."""
+    return [question for _ in range(rounds) for question in story.ask() if wanted.has(question)]
 
 
 def scene_of(split, rng, max_things=None, kind=None):
