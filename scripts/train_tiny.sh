@@ -115,9 +115,32 @@ train reckon_more
 data shape_sums --style reasoning --count 3500 --max-turns 8 --rounds 4 --seed 102 --kinds shapes
 train shape_counts
 
+# Fresh pictures for all of it, and more of what went wrong most: which picture has fewer objects, sums, what moves, words.
+data more_or_fewer --style pairs --count 6000 --max-turns 6 --rounds 3 --lists --seed 111 --asking "has more" "has fewer"
+data shape_sums_again --style reasoning --count 6000 --max-turns 8 --rounds 5 --seed 110 --kinds shapes
+data sums_again --style reasoning --count 6000 --max-turns 8 --rounds 5 --seed 112 --kinds chart
+data moving_again --style clips --count 2500 --max-turns 4 --rounds 4 --seed 116 --asking "move?"
+data everything_last --style instruct --count 8000 --max-turns 8 --seed 113
+data captions_last --style instruct --count 4000 --max-turns 1 --seed 114 --families caption
+data signs_last --style instruct --count 4000 --max-turns 8 --rounds 3 --seed 115 --kinds sign
+data pairs_last --style pairs --count 4000 --max-turns 8 --rounds 2 --lists --seed 117
+data counts_last --style instruct --count 3000 --max-turns 8 --rounds 3 --seed 118 --kinds shapes --families count
+train last_drill
+data words_alone --style instruct --count 6000 --max-turns 1 --seed 124 --kinds sign \
+    --asking "What does the sign say" "Which word is"
+data what_moves --style clips --count 4000 --max-turns 4 --rounds 4 --seed 125 --asking "Does the" "Which object"
+data clips_last --style clips --count 2500 --max-turns 6 --lists --seed 126
+data reckon_shapes --style reasoning --count 8000 --max-turns 8 --rounds 5 --seed 120 --kinds shapes
+data reckon_charts --style reasoning --count 8000 --max-turns 8 --rounds 5 --seed 121 --kinds chart
+data unseen_again --style unseen --count 2000 --max-turns 8 --rounds 6 --seed 127 --kinds chart
+data everything_more --style instruct --count 9000 --max-turns 8 --seed 122
+data pairs_more --style pairs --count 4000 --max-turns 8 --rounds 2 --lists --seed 123
+data counts_more --style instruct --count 4000 --max-turns 8 --rounds 3 --seed 128 --kinds shapes --families count
+train weak_spots
+
 mkdir -p model/llada-v-tiny
 files="config.json generation_config.json model.safetensors processor_config.json tokenizer.json tokenizer_config.json"
 for file in $files recipe.yaml; do
-    cp "exp/tiny/shape_counts/$file" model/llada-v-tiny/
+    cp "exp/tiny/weak_spots/$file" model/llada-v-tiny/
 done
 OMP_NUM_THREADS=$(nproc) "$python" -m llada_v judge --model model/llada-v-tiny
