@@ -1,7 +1,10 @@
 """The published stages: scripts that start, recipes that say what was published, plans without a weight."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,6 +153,67 @@ def test_a_launch_that_cannot_work_says_why(given, told):
 def test_without_python_the_launcher_says_what_to_do():
     done = launch("scripts/launch.sh", "vw", PYTHON="nowhere/python")
     assert done.returncode == 2 and "no Python at nowhere/python; run 'bash init_env.sh train'" in done.stderr
+
+
+# The tiny model's chain, with a stand-in for Python that makes what each command would make
+
+STAND_IN = """#!{python}
+import sys
+from pathlib import Path
+import yaml
+
+def need(path):
+    if not Path(path).exists():
+        sys.exit(f"{{path}} is used before it is made")
+
+def make(folder, *names):
+    Path(folder).mkdir(parents=True)
+    for name in names:
+        (Path(folder) / name).touch()
+
+words = sys.argv[1:]
+if words[:3] == ["-m", "llada_v.toyworld", "data"]:
+    make(words[3])
+    count = int(words[words.index("--count") + 1]) * (10 if "--one-turn-each" in words else 1)
+    (Path(words[3]) / "records.json").write_text(str(count))
+elif words[:3] == ["-m", "llada_v.toyworld", "model"]:
+    make(words[3])
+elif words[:3] == ["-m", "llada_v.toyworld", "sight"]:
+    need(words[3])
+    make(words[4])
+elif words[-2] == "train":
+    recipe = yaml.safe_load(Path(words[-1]).read_text())
+    need(recipe["model"])
+    files = [{{"json_path": recipe["data"]}}]
+    if recipe["data"].endswith(".yaml"):
+        files = yaml.safe_load(Path(recipe["data"]).read_text())["datasets"]
+    for file in files:
+        need(file["json_path"])
+        where, _, wanted = file.get("sampling_strategy", "all").partition(":")
+        if wanted and int(wanted) > int(Path(file["json_path"]).read_text()):
+            sys.exit(f"{{words[-1]}} wants more of {{file}} than there is")
+    make(recipe["output"], *{files})
+else:
+    assert words[:3] == ["-m", "llada_v", "judge"], words
+"""
+MODEL_FILES = [file.name for file in (ROOT / "model/llada-v-tiny").iterdir()]
+
+
+def test_every_stage_of_the_tiny_chain_finds_what_it_starts_from(tmp_path):
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    python = tmp_path / "python"
+    python.write_text(STAND_IN.format(python=sys.executable, files=MODEL_FILES))
+    python.chmod(0o755)
+    command = ["bash", "scripts/train_tiny.sh"]
+    for _ in range(2):  # the second time everything is there
+        done = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"PYTHON": str(python)}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    shipped = (ROOT / "model/llada-v-tiny/recipe.yaml").read_text()
+    last = re.findall("^train ([a-z_]+)", (tmp_path / "scripts/train_tiny.sh").read_text(), re.M)[-1]
+    assert yaml.safe_load(shipped)["output"] == f"exp/tiny/{last}"
+    assert sorted(file.name for file in (tmp_path / "model/llada-v-tiny").iterdir()) == sorted(MODEL_FILES)
 
 
 # The real thing, small
