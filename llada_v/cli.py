@@ -66,6 +66,13 @@ def merge_lora(argv: list[str]) -> None:
     main(argv)
 
 
+def average(argv: list[str]) -> None:
+    """write the mean of several models' weights: DST SRC SRC ..."""
+    from .training.averaging import main
+
+    main(argv)
+
+
 def data(argv: list[str]) -> int | None:
     """training data: check RECIPE, mix, convert-visualwebinstruct"""
     modules = {"check": "check", "mix": "mix", "convert-visualwebinstruct": "visualwebinstruct"}
@@ -104,7 +111,7 @@ def tune(argv: list[str]) -> None:
     main(argv)
 
 
-ALL = (generate, convert, train, budget, merge_lora, data, judge, evaluate, bench, tune)
+ALL = (generate, convert, train, budget, merge_lora, average, data, judge, evaluate, bench, tune)
 VERBS = {verb.__name__.replace("_", "-"): verb for verb in ALL}
 
 

@@ -137,10 +137,19 @@ data everything_more --style instruct --count 9000 --max-turns 8 --seed 122
 data pairs_more --style pairs --count 4000 --max-turns 8 --rounds 2 --lists --seed 123
 data counts_more --style instruct --count 4000 --max-turns 8 --rounds 3 --seed 128 --kinds shapes --families count
 train weak_spots
+data captions_more --style instruct --count 6000 --max-turns 1 --seed 130 --families caption
+data words_more --style instruct --count 4000 --max-turns 1 --seed 131 --kinds sign \
+    --asking "What does the sign say" "Which word is"
+data shape_sums_more --style reasoning --count 4000 --max-turns 8 --rounds 5 --seed 132 --kinds shapes
+data counts_at_last --style instruct --count 3000 --max-turns 8 --rounds 3 --seed 133 --kinds shapes --families count
+data relations_more --style instruct --count 3000 --max-turns 8 --rounds 4 --seed 134 --families relation
+data fewer_again --style pairs --count 2500 --max-turns 6 --rounds 3 --lists --seed 135 --asking "has more" "has fewer"
+data pairs_at_last --style pairs --count 2500 --max-turns 8 --rounds 2 --lists --seed 136
+data everything_at_last --style instruct --count 4000 --max-turns 8 --seed 137
+train finish
+# The last two stages know different things best, and their mean nearly all of it.
+[ -d exp/tiny/averaged ] || "$python" -m llada_v average exp/tiny/averaged exp/tiny/weak_spots exp/tiny/finish
 
 mkdir -p model/llada-v-tiny
-files="config.json generation_config.json model.safetensors processor_config.json tokenizer.json tokenizer_config.json"
-for file in $files recipe.yaml; do
-    cp "exp/tiny/weak_spots/$file" model/llada-v-tiny/
-done
+cp exp/tiny/averaged/*.json exp/tiny/averaged/model.safetensors exp/tiny/finish/recipe.yaml model/llada-v-tiny/
 OMP_NUM_THREADS=$(nproc) "$python" -m llada_v judge --model model/llada-v-tiny

@@ -181,6 +181,10 @@ elif words[:3] == ["-m", "llada_v.toyworld", "model"]:
 elif words[:3] == ["-m", "llada_v.toyworld", "sight"]:
     need(words[3])
     make(words[4])
+elif words[:3] == ["-m", "llada_v", "average"]:
+    for source in words[4:]:
+        need(source)
+    make(words[3], *(name for name in {files} if name != "recipe.yaml"))
 elif words[-2] == "train":
     recipe = yaml.safe_load(Path(words[-1]).read_text())
     need(recipe["model"])

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from ..configuration_llada_v import LladaVConfig
 from ..modeling_llada_v import LladaVForConditionalGeneration
-from ..processing_llada_v import LladaVProcessor
 from .recipe import Recipe
+from .saving import write_like
 
 ADAPTER_CONFIG = "adapter_config.json"
 # Every linear layer inside the blocks of a part; embeddings and head stay as they are.
@@ -88,12 +87,7 @@ def merge(adapter: str | Path, output: str | Path, base: str | None = None) -> N
         raise ValueError(f"{output} exists; name a folder to make")
     base = base or json.loads(file.read_text())["base_model_name_or_path"]
     model = LladaVForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
-    model = peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    dtype = LladaVConfig.from_pretrained(base).dtype
-    if dtype is not None:
-        model = model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
-    LladaVProcessor.from_pretrained(base).save_pretrained(output)
-    model.save_pretrained(output)
+    write_like(peft.PeftModel.from_pretrained(model, adapter).merge_and_unload(), base, output)
 
 
 def main(argv: list[str]) -> None:

@@ -12,7 +12,11 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
+
+from ..configuration_llada_v import LladaVConfig
 from ..data.yaml_text import parse_yaml
+from ..processing_llada_v import LladaVProcessor
 from .recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -170,6 +174,15 @@ def publish_model(written: Path, output: str | Path) -> None:
     for file in sorted(written.iterdir(), key=lambda file: (file.name in WEIGHTS, file.name)):
         os.replace(file, Path(output) / file.name)
     shutil.rmtree(Path(output) / WRITING)
+
+
+def write_like(model, source: str | Path, folder: str | Path) -> None:
+    """Write a model as one that `from_pretrained` takes, in the dtype and with the processor of the one at `source`."""
+    dtype = LladaVConfig.from_pretrained(source).dtype
+    if dtype is not None:
+        model = model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+    LladaVProcessor.from_pretrained(source).save_pretrained(folder)
+    model.save_pretrained(folder)
 
 
 def to_disk(folder: Path) -> None:
