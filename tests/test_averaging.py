@@ -43,3 +43,13 @@ def test_models_of_other_shapes_and_a_folder_that_exists_are_refused(tiny_folder
     with pytest.raises(ValueError, match="mlp.*only equals have a mean"):
         average([tiny_folder, tmp_path / "wider"], tmp_path / "mean")
     assert not (tmp_path / "mean").exists()
+
+
+def test_a_mean_that_is_written_half_has_no_name_and_can_be_made_again(tiny_folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(LladaVForConditionalGeneration, "save_pretrained", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            average([tiny_folder, tiny_folder], tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()
+    average([tiny_folder, tiny_folder], tmp_path / "mean")
+    assert [folder.name for folder in tmp_path.iterdir()] == ["mean"]

@@ -177,12 +177,18 @@ def publish_model(written: Path, output: str | Path) -> None:
 
 
 def write_like(model, source: str | Path, folder: str | Path) -> None:
-    """Write a model as one that `from_pretrained` takes, in the dtype and with the processor of the one at `source`."""
+    """Write a model as one that `from_pretrained` takes, in the dtype and with the processor of the one at `source`.
+
+    It grows in `<folder>.incomplete` and gets its name when it is whole.
+    """
     dtype = LladaVConfig.from_pretrained(source).dtype
     if dtype is not None:
         model = model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
-    LladaVProcessor.from_pretrained(source).save_pretrained(folder)
-    model.save_pretrained(folder)
+    draft = Path(f"{folder}.incomplete")
+    shutil.rmtree(draft, ignore_errors=True)
+    LladaVProcessor.from_pretrained(source).save_pretrained(draft)
+    model.save_pretrained(draft)
+    draft.rename(folder)
 
 
 def to_disk(folder: Path) -> None:
