@@ -219,6 +219,13 @@ def test_lengths_of_captions_are_exact_too(tmp_path, recipe, tiny_processor):
     assert dataset.measures()[0].tolist() == [len(dataset[number]["input_ids"]) for number in range(5)]
 
 
+def test_random_numbers_do_not_tell_whether_lengths_were_made_or_were_there(dataset_of):
+    dataset, state = dataset_of(*MIXED), torch.get_rng_state()
+    for _ in range(2):
+        dataset.measures()
+        assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_lengths_are_found_without_decoding(dataset_of, monkeypatch):
     monkeypatch.setattr(Image.Image, "load", lambda *args: pytest.fail("a picture was decoded"))
     monkeypatch.setattr("decord.VideoReader.get_batch", lambda *args: pytest.fail("a video was decoded"))

@@ -150,6 +150,7 @@ def measure_all(measurer: Measurer, workers: int, what: str) -> Iterator[list[Me
         num_workers=min(workers, len(measurer)),
         collate_fn=as_it_is,
         worker_init_fn=calm,
+        generator=torch.Generator(),  # a loader draws a number; a run must not depend on whether lengths were there
     )
     with tqdm(total=len(measurer.records), desc=what, unit=" records", mininterval=1, leave=False, disable=None) as bar:
         for measures in loader:
