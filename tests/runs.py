@@ -31,6 +31,8 @@ SMALL = {
     "attn_implementation": "sdpa",
     "peak_tflops": 1,
 }
+# What makes a run one of adapters.
+ADAPTED = {"train": ["projector", "language_model"], "lora_rank": 4, "lora_alpha": 8.0, "lora_dropout": 0.1}
 
 
 def texts(values: dict) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from runs import largest_difference, losses, small_recipe
+from runs import ADAPTED, largest_difference, losses, small_recipe
 from safetensors.torch import load_file, save_file
 
 from llada_v import LladaVForConditionalGeneration
@@ -16,8 +16,6 @@ from llada_v.training.adapters import merge
 from llada_v.training.build import load_model, load_projector, projector_state
 from llada_v.training.train import train
 from llada_v.training.trainer import LladaVTrainer
-
-ADAPTED = {"train": ["projector", "language_model"], "lora_rank": 4, "lora_alpha": 8.0, "lora_dropout": 0.1}
 
 
 @pytest.fixture

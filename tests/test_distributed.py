@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from runs import ROOT, changes_for, largest_difference, launch, losses, weights, words
+from runs import ADAPTED, ROOT, changes_for, largest_difference, launch, losses, weights, words
 from safetensors.torch import load_file
 
 from llada_v.answer import answer, load
@@ -91,9 +91,6 @@ def test_a_stop_that_one_process_hears_of_saves_all_of_them_and_the_run_goes_on_
     assert done.returncode == 0, done.stderr[-3000:]
     ours, theirs = losses(output), losses(alone)
     assert max(abs(ours[step] - theirs[step]) for step in theirs) < 1e-4 and list(ours) == list(range(1, 21))
-
-
-ADAPTED = {"train": ["projector", "language_model"], "lora_rank": 4, "lora_alpha": 8.0, "lora_dropout": 0.1}
 
 
 @pytest.mark.parametrize("name", RUNS)

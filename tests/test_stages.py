@@ -1,9 +1,7 @@
 """The published stages: scripts that start, recipes that say what was published, plans without a weight."""
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -208,11 +206,8 @@ def test_every_stage_of_the_tiny_chain_finds_what_it_starts_from(tmp_path):
     python = tmp_path / "python"
     python.write_text(STAND_IN.format(python=sys.executable, files=MODEL_FILES))
     python.chmod(0o755)
-    command = ["bash", "scripts/train_tiny.sh"]
     for _ in range(2):  # the second time everything is there
-        done = subprocess.run(
-            command, cwd=tmp_path, env=os.environ | {"PYTHON": str(python)}, capture_output=True, text=True
-        )
+        done = launch(str(tmp_path / "scripts/train_tiny.sh"), PYTHON=str(python))
         assert done.returncode == 0, done.stderr
     shipped = (ROOT / "model/llada-v-tiny/recipe.yaml").read_text()
     last = re.findall("^train ([a-z_]+)", (tmp_path / "scripts/train_tiny.sh").read_text(), re.M)[-1]

@@ -1,7 +1,6 @@
 """`llada-v convert`: a folder in our layout from a published one, tensor by tensor."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,18 @@ from transformers import PreTrainedTokenizerFast
 
 from ..configuration_llada_v import LladaVConfig
 from .configs import PUBLISHED_MODEL_TYPE, siglip_fields, text_fields, translate_config
-from .files import INDEX_FILE, WEIGHTS_FILE, Stored, empty_model, match, read_headers, read_json, shapes_of, some
+from .files import (
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    Stored,
+    empty_model,
+    growing,
+    match,
+    read_headers,
+    read_json,
+    shapes_of,
+    some,
+)
 from .names import FRESH, LLADA_HF, LLADA_ORIGINAL, PUBLISHED, SIGLIP, SIGLIP_DROPPED, table_for
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -90,18 +100,11 @@ def convert(
         )
     dtype = dtype_of(dtype, stored)
 
-    incomplete = dst.with_name(dst.name + ".incomplete")
-    shutil.rmtree(incomplete, ignore_errors=True)
-    incomplete.mkdir(parents=True)
-    try:
-        config = write_tokenizer(src, incomplete, fields | {"dtype": dtype})
+    with growing(dst) as draft:
+        config = write_tokenizer(src, draft, fields | {"dtype": dtype})
         config.architectures = [type(model).__name__]
-        config.save_pretrained(incomplete)
-        write_shards(incomplete, shapes_of(model), stored, fresh, dtype, shard_bytes, progress)
-        os.rename(incomplete, dst)
-    finally:
-        if incomplete.exists():
-            shutil.rmtree(incomplete)
+        config.save_pretrained(draft)
+        write_shards(draft, shapes_of(model), stored, fresh, dtype, shard_bytes, progress)
     return Conversion(len(stored) + len(fresh), dropped, list(fresh))
 
 

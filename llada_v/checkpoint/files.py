@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,6 +113,23 @@ def check_folder(folder: str | Path, config: LladaVConfig) -> None:
     """Raise ValueError unless a folder, ours or published, holds exactly the weights of `config`."""
     found = read_headers(folder)
     match(found, OURS if table_for(found) == OURS else PUBLISHED, shapes_of(empty_model(config)), folder)
+
+
+@contextmanager
+def growing(folder: Path) -> Iterator[Path]:
+    """An empty folder `<folder>.incomplete` to write into: it becomes `folder` at the end, is removed on any failure.
+
+    A leftover of a run that was killed is replaced.
+    """
+    draft = folder.with_name(folder.name + ".incomplete")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        os.rename(draft, folder)
+    finally:
+        if draft.exists():
+            shutil.rmtree(draft)
 
 
 def read_json(file: Path) -> dict:

@@ -53,7 +53,7 @@ class Wanted:
     answers: Sequence[str] | None = None
     """Only questions with one of these final answers."""
     asking: Sequence[str] | None = None
-    """Only questions whose text has one of these in it."""
+    """Only questions whose text has one of these in it. As with `answers`, the dense caption of `families` stays."""
     rounds: int = 1
     """How often questions are drawn about one picture, so that more can be asked, and some twice."""
     lists: bool = False

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..checkpoint.files import shapes_of
 from ..modeling_llada_v import LladaVForConditionalGeneration
 from .saving import write_like
 
@@ -24,24 +25,24 @@ def average(sources: Sequence[str | Path], target: str | Path) -> None:
         raise ValueError(f"found {len(sources)} models to average; name at least two")
     if Path(target).exists():
         raise ValueError(f"{target} exists; name a folder to make")
-    total: dict[str, torch.Tensor] = {}
-    for source in sources:
+    mean = LladaVForConditionalGeneration.from_pretrained(sources[-1], dtype=torch.float32)
+    total = mean.state_dict()  # the model's own storage
+    for source in sources[:-1]:
         model = LladaVForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
-        weights = model.state_dict()
-        if total:
-            check_shapes(sources[0], total, source, weights)
-        for name, weight in weights.items():
-            total[name] = total[name] + weight if name in total else weight.clone()
-    model.load_state_dict({name: weight / len(sources) for name, weight in total.items()})
-    write_like(model, sources[-1], target)
+        check_shapes(sources[-1], shapes_of(mean), source, shapes_of(model))
+        for name, weight in model.state_dict().items():
+            total[name] += weight
+    for weight in total.values():
+        weight /= len(sources)
+    write_like(mean, sources[-1], target)
 
 
 def check_shapes(first: str | Path, ours: dict, other: str | Path, theirs: dict) -> None:
-    """Raise ValueError with the first weight that two models do not share."""
+    """Raise ValueError with the first weight that two models, given as shapes by name, do not share."""
     for name in sorted(ours.keys() | theirs.keys()):
-        shapes = [tuple(weights[name].shape) if name in weights else None for weights in (ours, theirs)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"{name} is {shapes[0]} in {first} and {shapes[1]} in {other}; only equals have a mean")
+        if ours.get(name) != theirs.get(name):
+            told = f"{name} is {ours.get(name)} in {first} and {theirs.get(name)} in {other}"
+            raise ValueError(f"{told}; only equals have a mean")
 
 
 def main(argv: list[str]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from ..checkpoint.files import growing
 from ..configuration_llada_v import LladaVConfig
 from ..data.yaml_text import parse_yaml
 from ..processing_llada_v import LladaVProcessor
@@ -179,16 +180,14 @@ def publish_model(written: Path, output: str | Path) -> None:
 def write_like(model, source: str | Path, folder: str | Path) -> None:
     """Write a model as one that `from_pretrained` takes, in the dtype and with the processor of the one at `source`.
 
-    It grows in `<folder>.incomplete` and gets its name when it is whole.
+    The folder is there when it is whole.
     """
     dtype = LladaVConfig.from_pretrained(source).dtype
     if dtype is not None:
         model = model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
-    draft = Path(f"{folder}.incomplete")
-    shutil.rmtree(draft, ignore_errors=True)
-    LladaVProcessor.from_pretrained(source).save_pretrained(draft)
-    model.save_pretrained(draft)
-    draft.rename(folder)
+    with growing(Path(folder)) as draft:
+        LladaVProcessor.from_pretrained(source).save_pretrained(draft)
+        model.save_pretrained(draft)
 
 
 def to_disk(folder: Path) -> None:
