@@ -17,6 +17,8 @@ CONFIG_MAPPING.register(PUBLISHED_MODEL_TYPE, LladaVConfig)  # translated by Lla
 AutoModelForImageTextToText.register(LladaVConfig, LladaVForConditionalGeneration)
 AutoProcessor.register(LladaVConfig, LladaVProcessor)
 
+__version__ = "0.1.0"
+
 __all__ = [
     "LladaConfig",
     "LladaVConfig",

@@ -26,11 +26,11 @@ from .images import load_image
 from .modeling_llada_v import LladaVForConditionalGeneration
 from .processing_llada_v import PICTURE_INPUTS, LladaVProcessor, user_message
 from .quantization import BITS, quantize
+from .shipped import shipped
 from .video import frames_evenly, load_frames
 
-ROOT = Path(__file__).resolve().parent.parent
-DEMO_MODEL = ROOT / "model" / "llada-v-tiny"
-DEMO_IMAGE = ROOT / "data" / "demo.png"
+DEMO_MODEL = shipped("model/llada-v-tiny")
+DEMO_IMAGE = shipped("data/demo.png")
 DEMO_QUESTIONS = (
     "How many objects are there?",
     "What colour is the circle?",

@@ -14,6 +14,7 @@ import llada_v.answer
 from llada_v import SamplerConfig, cli
 from llada_v.checkpoint import convert as conversion
 from llada_v.generation.sampler import SamplerOutput, sample
+from llada_v.shipped import ROOT
 
 EOT, MASK = 1, 0
 ANSWER = "two stars"
@@ -260,7 +261,7 @@ def test_the_readme_lists_every_option():
     parser = argparse.ArgumentParser(add_help=False)
     llada_v.answer.add_arguments(parser)
     options = {option for action in parser._actions for option in action.option_strings}
-    rows = (llada_v.answer.ROOT / "README.md").read_text().splitlines()
+    rows = (ROOT / "README.md").read_text().splitlines()
     assert {row.split("`")[1] for row in rows if row.startswith("| `--")} == options
 
 
@@ -275,7 +276,7 @@ def test_the_demo_answers_all_its_questions(capsys):
 
 
 def test_the_readme_example_runs_as_pasted(monkeypatch, capsys):
-    monkeypatch.chdir(llada_v.answer.ROOT)
-    example = (llada_v.answer.ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(ROOT)
+    example = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
     exec(compile(example, "README.md", "exec"), {})
     assert "forward passes" in capsys.readouterr().out

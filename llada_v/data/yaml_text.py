@@ -4,16 +4,19 @@ from pathlib import Path
 
 import yaml
 
+from ..shipped import located
+
 
 def read_yaml(file: str | Path, missing: str):
-    """The value of a YAML file.
+    """The value of a YAML file, of the project's own (`located`) where there is none of that name.
 
     missing: what to say of a file that is not there, behind its name.
     Raises FileNotFoundError for a missing file, ValueError for what is not YAML.
     """
-    if not Path(file).is_file():
+    found = located(file)
+    if not found.is_file():
         raise FileNotFoundError(f"there is no file {file}; {missing}")
-    return parse_yaml(Path(file).read_text(encoding="utf-8"), file)
+    return parse_yaml(found.read_text(encoding="utf-8"), file)
 
 
 def parse_yaml(text: str, where: str | Path):

@@ -24,12 +24,13 @@ import torch
 from ..answer import DEMO_MODEL, DTYPES, check_numbers
 from ..checkpoint.files import local_folder
 from ..processing_llada_v import LladaVProcessor
+from ..shipped import PACKAGE, shipped
 from .results import Row, failed, markdown, read_log, rows_of, save_table
-from .settings import NO_KEY, PRESETS, ROOT, SETTINGS_FILE, Benchmark, chosen_tasks, read_settings
+from .settings import NO_KEY, PRESETS, SETTINGS_FILE, Benchmark, chosen_tasks, read_settings
 from .toyworld import write_tasks
 
-TASK_FILES = ROOT / "eval" / "tasks"
-OUTPUT = ROOT / "exp" / "eval"
+TASK_FILES = shipped("eval/tasks")
+OUTPUT = Path("exp/eval")
 NODE_RANK, MASTER_PORT = ("NODE_RANK", "RANK", "SLURM_NODEID"), 29199
 WHOLE_FILE = 2**20  # bytes up to which a file counts with its content and not its date
 
@@ -246,7 +247,7 @@ def begin(folder: Path, made_with: dict, fresh: bool) -> None:
 
 def fingerprint(task: Benchmark, model: str) -> str:
     """A sum over what answers depend on beside the command: the model's files, our code, the task's own files."""
-    folders = [Path(model), ROOT / "llada_v"]
+    folders = [Path(model), PACKAGE]
     if task.files is not None:
         folders.append(TASK_FILES / task.files)
     files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.yaml_text import read_yaml
+from ..shipped import shipped
 from .gen_kwargs import SAMPLER_SETTINGS
 from .prompts import check_think_mode
 
-ROOT = Path(__file__).resolve().parents[2]
-SETTINGS_FILE = ROOT / "eval" / "settings.yaml"
+SETTINGS_FILE = shipped("eval/settings.yaml")
 PRESETS = ("paper", "fast")
 JUDGES = ("lmms-eval", "rules", "judge")
 KEYS = ("OPENAI_API_KEY", "AZURE_API_KEY")  # of lmms-eval's judge models

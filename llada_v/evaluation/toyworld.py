@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..processing_llada_v import list_of
+from ..shipped import shipped
 from ..toyworld import FAMILIES, heldout_questions
 from ..toyworld.judge import Verdict
 from .extraction import lettered, option
 
-TASKS = Path(__file__).resolve().parents[2] / "eval" / "tasks" / "toyworld"
+TASKS = shipped("eval/tasks/toyworld")
 ASKED = {"short_answer": FAMILIES, "multi_image": ("compare",), "video": ("motion",), "reasoning": ("reasoning",)}
 """Kinds of tasks with free answers, and the families of their questions."""
 WITH_OPTIONS = tuple(family for family in FAMILIES if family != "caption")  # a caption has no alternatives

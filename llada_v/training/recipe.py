@@ -12,6 +12,7 @@ import yaml
 
 from ..configuration_llada_v import ROPE_INV_FREQ
 from ..data.yaml_text import parse_yaml, read_yaml
+from ..shipped import recipe_file
 
 PARTS = ("vision_tower", "projector", "language_model")
 CHOICES = {
@@ -221,11 +222,11 @@ def overrides_of(words: list[str]) -> dict[str, str]:
 
 
 def load_recipe(file: str | Path, overrides: dict[str, str] | None = None) -> Recipe:
-    """The recipe in a YAML file, with overrides given as YAML text by key.
+    """The recipe in a YAML file, or a shipped one by its name (`recipe_file`), with overrides as YAML text by key.
 
     Raises FileNotFoundError for a missing file, ValueError for a missing or unknown key or a value of a wrong type.
     """
-    values = read_yaml(file, "the project's recipes are under scripts/recipes")
+    values = read_yaml(recipe_file(file), "the project's recipes are under scripts/recipes")
     if not isinstance(values, dict):
         raise ValueError(f"{file} is not a recipe: expected one 'key: value' a line")
     known = {field.name: field for field in fields(Recipe)}

@@ -18,6 +18,7 @@ from ..checkpoint.files import growing
 from ..configuration_llada_v import LladaVConfig
 from ..data.yaml_text import parse_yaml
 from ..processing_llada_v import LladaVProcessor
+from ..shipped import ROOT
 from .recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -89,10 +90,11 @@ def write_origin(recipe: Recipe, num_devices: int) -> None:
 
 def revision() -> str | None:
     """The commit of the source, with "+" behind it where files differ from it; None outside a git clone."""
-    folder = Path(__file__).parent
+    if not (ROOT / ".git").exists():  # a wheel in a folder of some other project
+        return None
     try:
         commit, changes = (
-            subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+            subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
             for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
         )
     except (OSError, subprocess.CalledProcessError):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from ..shipped import located
+
 
 def read_deepspeed(file: str | Path) -> dict:
     """The settings in a JSON file, for ZeRO stage 0 to 3.
@@ -13,7 +15,7 @@ def read_deepspeed(file: str | Path) -> dict:
     Raises FileNotFoundError for a missing file, ValueError for what is not JSON or would overrule the recipe: an
     `optimizer` section makes DeepSpeed forget the learning rates per part.
     """
-    file = Path(file)
+    file = located(file)
     if not file.is_file():
         raise FileNotFoundError(f"no DeepSpeed settings at {file}; the project's are under scripts/deepspeed")
     try:
