@@ -18,6 +18,7 @@ from math import comb
 import torch
 
 from ..generation.config import SamplerConfig
+from ..generation.sampler import broken_model
 
 LEAST_ROUNDS = 8  # independent rounds an error is estimated from
 
@@ -78,7 +79,7 @@ def log_likelihoods(
     num_masks: model rows for an answer; where that is enough for all 2^l - 1 masks, they are counted instead and the
         value is exact. batch_size: rows in one forward pass, of any answers.
     progress: called with the number of rows just computed.
-    Raises ValueError for an empty answer, or fewer than two masks.
+    Raises ValueError for an empty answer, fewer than two masks, or a model that gives NaN or inf.
     """
     if num_masks < 2:
         raise ValueError(f"num_masks is {num_masks}; an error can be estimated from at least 2 masks")
@@ -152,7 +153,11 @@ def masked_log_probabilities(
             logits_at=torch.cat((torch.zeros_like(in_front), is_masked), dim=1),
         ).logits.float()  # (M, V)
         losses = torch.nn.functional.cross_entropy(logits, ids[rows][is_masked], reduction="none").double()
-        sums.append(losses.new_zeros(len(rows)).index_add_(0, is_masked.nonzero()[:, 0], -losses).cpu())
+        found = losses.new_zeros(len(rows)).index_add_(0, is_masked.nonzero()[:, 0], -losses).cpu()
+        if not found.isfinite().all():
+            broken = f"in {int((~found.isfinite()).sum())} of {len(found)} rows, where the log-likelihood of answers is taken"
+            raise ValueError(broken_model(found, broken))
+        sums.append(found)
         if progress is not None:
             progress(len(rows))
     return torch.cat(sums)

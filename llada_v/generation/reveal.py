@@ -46,6 +46,7 @@ def propose(
         float64: argmax of exp(logits) / (-ln u)^temperature, u uniform; taken in logarithms, which cannot overflow.
     Probabilities are free of that noise and sums over the vocabulary are in float64, so that two tokens near certainty
         still have an order, as in the original. With remasking "random" the score is a uniform number.
+    A score is finite; where the logits are broken it says how: nan, inf, or -inf where no token is left.
     """
     found = [propose_chunk(rows, config, generator) for rows in logits.split(CHUNK)]
     tokens, probability, score = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -54,13 +55,21 @@ def propose(
 
 def propose_chunk(rows, config, generator):
     """`propose` for a few rows."""
+    largest = rows.amax(-1, keepdim=True)
+    tokens, probability, score = propose_from(rows, largest, config, generator)
+    largest = largest[:, 0].double()
+    return tokens, probability, torch.where(largest.isfinite(), score, largest)
+
+
+def propose_from(rows, largest, config, generator):
+    """Tokens, probabilities and scores, whatever the logits hold. largest: (R, 1) of each row."""
     if config.temperature == 0:
         tokens = rows.argmax(-1)
     else:
         noise = torch.rand(rows.shape, dtype=torch.float64, device=rows.device, generator=generator)
         tokens = (rows.double() - config.temperature * (-noise.log()).log()).argmax(-1)
     # Below the largest, so that the largest counts exactly 1; float32 is as exact here as the logits themselves.
-    below = rows - rows.amax(-1, keepdim=True)
+    below = rows - largest
     weights = below.exp()
     total = weights.sum(-1, dtype=torch.float64)
     chosen = below.gather(1, tokens[:, None])[:, 0]

@@ -219,10 +219,16 @@ class Rows:
         """Take the steps that a call allows, one from each true canvas and one for each draft that was met.
 
         tokens, probability, scores: (R, copies, G) what the call proposes. Yields, step by step, what each row of the
-        batch reveals.
+        batch reveals. Each step of a row reveals at least one of its G positions, so a row takes at most G steps, and
+        the loop at most the sum of these and of the calls that only let canvases grow.
+        Raises ValueError where the logits of a true canvas are broken.
         """
         copies = drafts.shape[1]
         end = self.end[rows]
+        is_broken = is_open & ~scores.isfinite()
+        if is_broken.any():
+            self.refuse_broken(rows, scores[:, 0], is_broken[:, 0])
+            counted = counted & ~is_broken.any(2)
         after, chosen = self.reveal(
             drafts.flatten(0, 1),
             end.repeat_interleave(copies),
@@ -242,6 +248,7 @@ class Rows:
         for number in range(int(taken.max())):
             moving = taken > number
             who, new = rows[moving], chosen[moving, number]
+            assert new.any(1).all(), "a step that reveals nothing would repeat for ever"
             self.canvas[who] = after[moving, number]
             self.confidence[who] = torch.where(new, probability[moving, number], self.confidence[who])
             self.step[who] += 1
@@ -250,6 +257,13 @@ class Rows:
             for row in who.tolist():
                 self.order[row].append(revealed[row])
             yield revealed
+
+    def refuse_broken(self, rows: torch.Tensor, scores: torch.Tensor, is_broken: torch.Tensor) -> None:
+        """Raise ValueError if any of the scores (R, G) is broken, naming what the logits hold, where and since when."""
+        hit = is_broken.any(1)
+        if hit.any():
+            where = f"in {int(hit.sum())} of {len(self.canvas)} rows, after {int(self.step[rows[hit]].max())} steps"
+            raise ValueError(broken_model(scores[is_broken], where))
 
     def state(self, revealed: list[list[int]]) -> SamplerState:
         """What a callback sees after a step that revealed these positions."""
@@ -302,6 +316,15 @@ def found_at(is_open: torch.Tensor, found: tuple[torch.Tensor, ...]) -> tuple[to
     for whole, part in zip(dense, (tokens, probability, score), strict=True):
         whole[is_open] = part
     return dense[0].long(), dense[1], dense[2]
+
+
+def broken_model(found: torch.Tensor, where: str) -> str:
+    """The message for a model whose numbers `found` are not finite."""
+    kind = "NaN" if found.isnan().any() else "inf" if (found == torch.inf).any() else "-inf for every token"
+    return (
+        f"the model gives {kind} {where}; its weights are damaged (a run that diverged, a bad merge), or float16 is too "
+        "narrow for its activations: try --dtype bfloat16 or float32, or another checkpoint"
+    )
 
 
 def positions_by_row(chosen: torch.Tensor) -> list[list[int]]:
