@@ -1,40 +1,62 @@
 """From a picture in whatever form to normalised tiles. Pillow in, one float tensor out; no tokens, no features.
 
 Tiles are (T, 3, S, S) float32 in [-1, 1]: (bicubic(picture) / 255 - 0.5) / 0.5, as SigLIP was trained.
+Pillow has switches for the whole process, and other packages turn them (importing lmms-eval sets
+LOAD_TRUNCATED_IMAGES). Nothing here follows or turns one, so threads may read at once, in any order of imports.
 """
 
 import io
 import struct
+import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, JpegImagePlugin
 
 from .anyres import resized_on_canvas, select_canvas
 
-PADDING_GREY = 127  # int(0.5 * 255): what pads a picture among several to a square
+MAX_PIXELS = 89_478_485  # what is safe to decode: a quarter of a gigabyte as RGB (Pillow's own default)
+# EPS starts an outside program; icons hold several pictures, read as Pillow's switches say; of the others Pillow tells
+# the name and cannot read the pixels.
+NOT_READ = frozenset(("EPS", "ICO", "ICNS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"))
 # What Pillow's readers raise for damaged data.
-DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, IndexError, KeyError, struct.error)
+DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, LookupError, struct.error)
+DAMAGE += (Warning, Image.DecompressionBombError)  # in a process that makes errors of warnings, or has a lower limit
+PADDING_GREY = 127  # int(0.5 * 255): what pads a picture among several to a square
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+FLOAT_WHITES = (1, 255, 65535)  # what white may be in greys with a fraction
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # the tag and the value of a TIFF that is stored as its negative
+
+
+def picture_suffixes() -> frozenset[str]:
+    """Endings of the files that `load_image` reads, in small letters, with the dot."""
+    Image.init()
+    readable = Image.OPEN.keys() - NOT_READ
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in readable)
 
 
 def load_image(source) -> Image.Image:
     """An RGB picture from a PIL image, a path or encoded bytes.
 
-    Alpha is dropped, palettes and CMYK are converted, 16-bit greys keep their upper eight bits, an animation gives
-    its first frame. EXIF rotation is not applied: neither did the training data.
+    Alpha is dropped, palettes and CMYK are converted, 16-bit greys keep their upper eight bits, greys with a fraction
+    are scaled (see `to_rgb`), an animation gives its first frame. EXIF rotation is not applied: neither did the
+    training data.
     Raises what `open_picture` raises, and ValueError for damaged pixels.
     """
-    image, name = open_picture(source)
+    image, name = open_picture(source, is_decoded=True)
     try:
+        demand_all(image)
         return to_rgb(image)
     except DAMAGE as error:
         raise ValueError(f"{name} is damaged and cannot be decoded: {error}") from error
 
 
-def open_picture(source) -> tuple[Image.Image, str]:
+def open_picture(source, is_decoded: bool = False) -> tuple[Image.Image, str]:
     """A picture whose header is read and whose pixels are not, and its name for messages.
 
+    is_decoded: its pixels will be asked for; otherwise no more than the header is read from a file.
     Raises FileNotFoundError for a missing file, ValueError for an empty or over-large picture or none at all,
     TypeError for anything but a PIL image, a path or bytes.
     """
@@ -43,52 +65,186 @@ def open_picture(source) -> tuple[Image.Image, str]:
         name = str(source)
         if not Path(source).is_file():
             raise FileNotFoundError(f"no picture at {name}; give the path of an image file")
-        image = read_header(source, name)
+        stream = io.BytesIO(Path(source).read_bytes()) if is_decoded else Path(source).open("rb")
+        image = read_header(stream, is_decoded, name)
     elif isinstance(source, (bytes, bytearray)):
         name = f"{len(source)} bytes of picture"
-        image = read_header(io.BytesIO(source), name)
+        image = read_header(io.BytesIO(source), is_decoded, name)
     elif isinstance(source, Image.Image):
         image = source
     else:
         raise TypeError(f"a picture is a PIL image, a path or bytes, not {type(source).__name__}")
     if not image.width or not image.height:
         raise ValueError(f"{name} is empty: {image.height} x {image.width} pixels (height x width)")
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
+    if image.width * image.height > MAX_PIXELS:
         raise ValueError(
-            f"{name} has {image.width * image.height:,} pixels, more than the {limit:,} that are safe to decode; "
-            "downscale it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+            f"{name} has {image.width * image.height:,} pixels, more than the {MAX_PIXELS:,} that are safe to decode; "
+            "downscale it, or raise llada_v.images.MAX_PIXELS if you trust it"
         )
     return image, name
 
 
-def read_header(file, name: str) -> Image.Image:
+def read_header(stream: BinaryIO, is_decoded: bool, name: str) -> Image.Image:
     """The picture's header; pixels are decoded later. Raises ValueError for what is not a picture."""
+    start = stream.read(len(PNG_SIGNATURE))
+    stream.seek(0)
     try:
-        return Image.open(file)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{name} is too large to decode safely: {error}") from error
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{name} is not a picture that can be read (damaged, or not an image file)") from error
+        image = recognised(pixels_of_png(stream, is_decoded) if start == PNG_SIGNATURE else stream)
     except DAMAGE as error:
         raise ValueError(f"{name} cannot be read as a picture: {error}") from error
+    if image is None:
+        raise ValueError(f"{name} is not a picture that can be read (damaged, or not an image file)")
+    return image
+
+
+def recognised(stream: BinaryIO) -> Image.Image | None:
+    """The picture as the first of Pillow's readers takes it that can: `Image.open` without its limit of pixels."""
+    start, tried = stream.read(16), set(NOT_READ)
+    for import_readers in (Image.preinit, Image.init):  # the common formats first: all of them take a while
+        import_readers()
+        for kind in [kind for kind in Image.ID if kind not in tried]:
+            tried.add(kind)
+            reader, accepts = Image.OPEN[kind]
+            try:
+                if accepts is None or accepts(start) is True:
+                    stream.seek(0)
+                    return reader(stream, "")
+            except (SyntaxError, IndexError, TypeError, struct.error):  # what a reader says to what is not its own
+                continue
+    return None
+
+
+def pixels_of_png(stream: BinaryIO, is_decoded: bool) -> io.BytesIO:
+    """A PNG file without its texts, profiles and times, which may be long or damaged and show nothing.
+
+    Where it is not decoded, its pixels are left out too. Raises ValueError for a header or palette that is damaged.
+    """
+    kept, data = [stream.read(len(PNG_SIGNATURE))], []
+    while len(start := stream.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", start)
+        if kind == b"IDAT" and is_decoded:
+            data.append(stream.read(length))
+            stream.seek(4, io.SEEK_CUR)
+        elif kind in (b"IHDR", b"PLTE"):
+            body = stream.read(length)
+            if kind == b"IHDR" and length != 13 or stream.read(4) != checksum(kind + body):
+                raise ValueError(f"its part {kind.decode()} is damaged")
+            kept.append(chunk(kind, body))
+        elif data or kind in (b"IDAT", b"IEND") or not kind.isalpha():
+            break
+        else:
+            stream.seek(length + 4, io.SEEK_CUR)
+    return io.BytesIO(b"".join([*kept, chunk(b"IDAT", b"".join(data)), chunk(b"IEND", b"")]))
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """One part of a PNG file."""
+    return struct.pack(">I", len(body)) + kind + body + checksum(kind + body)
+
+
+def checksum(data: bytes) -> bytes:
+    """What stands behind a part of a PNG file."""
+    return struct.pack(">I", zlib.crc32(data))
+
+
+# Whole or refused
+
+
+class Whole:
+    """Pillow's decoder of one tile, and an error where the data end or break before its pixels are all there."""
+
+    def __init__(self, mode: str, name: str, arguments, *options):
+        self.decoder = Image._getdecoder(mode, name, arguments, options)
+        self.is_finished = False
+        self.pulls_fd = self.decoder.pulls_fd
+
+    def setimage(self, *given) -> None:
+        self.decoder.setimage(*given)
+
+    def setfd(self, stream) -> None:
+        self.decoder.setfd(stream)
+
+    def decode(self, data: bytes) -> tuple[int, int]:
+        count, status = self.decoder.decode(data)
+        if status < 0:
+            self.is_finished = True
+            raise OSError(f"its data are broken (status {status} of Pillow's decoder)")
+        self.is_finished = count < 0 or self.pulls_fd
+        return count, status
+
+    def cleanup(self) -> None:
+        self.decoder.cleanup()
+        if not self.is_finished:
+            raise OSError("its data end before its pixels do")
+
+
+class Ending:
+    """A stream that says that it has ended, before Pillow can write an end of its own for it."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.stream.read(size)
+        if not data and size:
+            raise OSError("its data end before its pixels do")
+        return data
+
+
+Image.register_decoder("llada_v_whole", Whole)
+
+
+def demand_all(image: Image.Image) -> None:
+    """Have a picture that is not decoded yet raise OSError, when it is, for pixels that are missing."""
+    if not isinstance(image, ImageFile.ImageFile):
+        return
+    tile_of = getattr(ImageFile, "_Tile", lambda *parts: parts)
+    image.tile = [
+        tile
+        if tile[0] in ("libtiff", "llada_v_whole")  # the first is strict of itself
+        else tile_of("llada_v_whole", tile[1], tile[2], (tile[0], tile[3]))
+        for tile in image.tile
+    ]
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and image.tile:
+        image.fp = Ending(image.fp)
+
+
+# Colours
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any mode; integers beyond 8 bits are scaled and not clipped to white.
+    """RGB of any mode; greys beyond 8 bits are scaled and not clipped to white.
 
     Mode I holds 32-bit integers, but says not how many of the bits are used: 8, 16 or 31, the fewest that suffice.
+    Mode F holds fractions: 0 .. 1, 0 .. 255 or 0 .. 65535, the narrowest that suffices. Raises ValueError for others.
     """
+    if image.mode == "F":
+        values = np.asarray(image)
+        white = next((white for white in FLOAT_WHITES if values.max() <= white), None)
+        if white is None or not values.min() >= 0:  # also where one is not a number
+            raise ValueError(
+                f"its greys run from {values.min():g} to {values.max():g}; expected 0 .. 1, 0 .. 255 or 0 .. 65535"
+            )
+        return Image.fromarray((values * (255 / white)).round().astype(np.uint8)).convert("RGB")
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
-        largest = 0xFFFF if image.mode.startswith("I;16") else values.max()
+        is_16_bit = image.mode.startswith("I;16")
+        if is_16_bit and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+            values = 0xFFFF - values
+        largest = 0xFFFF if is_16_bit else values.max()
         values >>= 0 if largest <= 0xFF else 8 if largest <= 0xFFFF else 23
         return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
 
-def normalised(tiles: list[Image.Image]) -> torch.Tensor:
-    """(T, 3, S, S) float32 in [-1, 1] of equally large RGB pictures."""
+# Tiles
+
+
+def normalised(tiles: list[Image.Image | np.ndarray]) -> torch.Tensor:
+    """(T, 3, S, S) float32 in [-1, 1] of equally large RGB pictures, or their pixels (S, S, 3)."""
     pixels = torch.from_numpy(np.stack([np.asarray(tile) for tile in tiles]))
     return pixels.permute(0, 3, 1, 2).float().mul_(1 / 255).sub_(0.5).div_(0.5).contiguous()
 
@@ -119,8 +275,9 @@ def anyres_tiles(image: Image.Image, config) -> torch.Tensor:
     canvas = Image.new("RGB", (canvas_width, canvas_height))
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     canvas.paste(resized, ((canvas_width - width) // 2, (canvas_height - height) // 2))
+    pixels = np.asarray(canvas)
     tiles = [
-        canvas.crop((left, top, left + tile, top + tile))
+        pixels[top : top + tile, left : left + tile]
         for top in range(0, canvas_height, tile)
         for left in range(0, canvas_width, tile)
     ]

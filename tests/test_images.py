@@ -1,15 +1,19 @@
 """Every kind of picture becomes the right RGB or one clear error; tiles are normalised as SigLIP was trained."""
 
 import io
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 from published import pattern
 
-from llada_v import LladaVConfig
-from llada_v.images import anyres_tiles, load_image, normalised, padded_tile, square_tile
+from llada_v import LladaVConfig, images
+from llada_v.images import anyres_tiles, load_image, normalised, open_picture, padded_tile, square_tile
 
 RED, BLUE = (200, 30, 30), (20, 40, 220)
 SIZE = (12, 8)  # width, height
@@ -91,6 +95,36 @@ def test_a_32_bit_grey_uses_the_bits_it_needs(value, level):
     assert grey(load_image(picture)) == level
 
 
+@pytest.mark.parametrize("white", [1, 255, 65_535])
+def test_greys_with_a_fraction_are_scaled_to_the_ramp_that_they_show(white):
+    ramp = np.linspace(0, white, 64, dtype=np.float32).reshape(8, 8)
+    picture = Image.fromarray(ramp)
+    assert picture.mode == "F"
+    expected = np.linspace(0, 255, 64).reshape(8, 8)
+    for source in (picture, encoded(picture, "TIFF")):
+        assert np.abs(np.asarray(load_image(source))[..., 0] - expected).max() <= 0.5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1, 65_536])
+def test_greys_with_a_fraction_of_no_known_range_are_refused(value):
+    picture = Image.fromarray(np.array([[0, 0.5], [1, value]], np.float32))
+    with pytest.raises(ValueError, match=r"its greys run from .* to .*; expected 0 .. 1, 0 .. 255 or 0 .. 65535"):
+        load_image(picture)
+
+
+def test_a_tiff_that_holds_the_negative_of_16_bit_greys_is_shown_as_it_was():
+    greys = np.full((8, 12), 40 << 8, np.uint16)
+    assert grey(load_image(encoded(Image.fromarray(greys), "TIFF", tiffinfo={262: 0}))) == 255 - 40
+
+
+def test_much_text_beside_the_pixels_of_a_png_does_not_matter(tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("comment", "a" * 5_000_000, zip=True)
+    (tmp_path / "a.png").write_bytes(data := encoded(pattern(*SIZE, 1), "PNG", pnginfo=info))
+    assert load_image(data).tobytes() == pattern(*SIZE, 1).tobytes()
+    assert open_picture(tmp_path / "a.png")[0].size == SIZE
+
+
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
 def test_an_animation_gives_its_first_frame(kind):
     frames = [Image.new("RGB", SIZE, colour) for colour in (RED, BLUE, RED)]
@@ -145,28 +179,25 @@ def test_anything_else_is_a_type_error(source):
         load_image(source)
 
 
-@pytest.mark.parametrize("limit", [60, 20])  # Pillow warns above the limit, and refuses above twice the limit
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_a_decompression_bomb_is_not_decoded(monkeypatch, limit):
+def test_a_decompression_bomb_is_not_decoded(monkeypatch):
     picture = pattern(*SIZE, 1)
     data = encoded(picture, "PNG")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    monkeypatch.setattr(images, "MAX_PIXELS", 60)
     for source in (data, picture):
-        with pytest.raises(ValueError, match="too large to decode safely|more than the .* that are safe to decode"):
+        with pytest.raises(ValueError, match="96 pixels, more than the 60 that are safe to decode; downscale it"):
             load_image(source)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    monkeypatch.setattr(images, "MAX_PIXELS", 96)
     assert load_image(data).size == SIZE
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_a_picture_cut_short_is_damaged(monkeypatch, kind):
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
+def test_a_picture_cut_short_is_damaged(kind):
     data = encoded(pattern(200, 100, 1), kind)
     with pytest.raises(ValueError, match=f"{len(data) // 2} bytes of picture is damaged and cannot be decoded"):
         load_image(data[: len(data) // 2])
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "DDS", "QOI"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "DDS", "QOI"])
 @pytest.mark.filterwarnings("ignore")
 def test_damage_anywhere_is_a_picture_or_a_clear_error(kind):
     data, random = encoded(pattern(24, 16, 1), kind), np.random.default_rng(0)
@@ -178,6 +209,109 @@ def test_damage_anywhere_is_a_picture_or_a_clear_error(kind):
                 assert load_image(bytes(damaged)).mode == "RGB"
             except ValueError as error:
                 assert f"{len(damaged)} bytes of picture" in str(error)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "ICO"])
+def test_what_starts_programs_or_holds_several_pictures_is_not_read(kind):
+    with pytest.raises(ValueError, match="bytes of picture is not a picture that can be read"):
+        load_image(encoded(pattern(32, 32, 1), kind))
+    assert f".{kind.lower()}" not in images.picture_suffixes()
+
+
+def test_the_suffixes_of_pictures_are_those_that_are_read():
+    assert {".png", ".jpg", ".jpeg", ".pgm", ".webp", ".tif", ".jp2", ".qoi"} <= images.picture_suffixes()
+    assert not {".mpg", ".txt", ".json", ".mp4", ".npy"} & images.picture_suffixes()
+
+
+# Switches of the whole process
+
+
+DAMAGED = {
+    "cut": lambda data: data[: len(data) // 2],
+    "broken": lambda data: data[: len(data) // 2] + bytes(40) + data[len(data) // 2 + 40 :],
+    "whole": lambda data: data,
+}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_pillows_switch_for_truncated_pictures_changes_nothing(monkeypatch, kind, damage):
+    data = DAMAGED[damage](encoded(pattern(200, 100, 1), kind))
+    found = []
+    for switch in (False, True):
+        monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", switch)
+        for source in (data, io.BytesIO(data)):
+            try:
+                found.append(load_image(source if isinstance(source, bytes) else Image.open(source)).tobytes())
+            except (ValueError, OSError):
+                found.append("refused")
+        assert ImageFile.LOAD_TRUNCATED_IMAGES is switch
+    assert len(set(found)) == 1
+    if damage != "broken":  # zeros may pass as pixels
+        assert (found[0] == "refused") == (damage == "cut")
+
+
+def test_lmms_eval_imported_first_does_not_make_damaged_pictures_whole(tmp_path):
+    (tmp_path / "cut.jpg").write_bytes(encoded(pattern(200, 100, 1), "JPEG")[:2000])
+    code = (
+        "import sys, lmms_eval.api.task; from PIL import ImageFile; assert ImageFile.LOAD_TRUNCATED_IMAGES\n"
+        "from llada_v.images import load_image\n"
+        "try: load_image(sys.argv[1])\n"
+        "except ValueError as error: print(error)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, tmp_path / "cut.jpg"], capture_output=True, text=True)
+    assert "cut.jpg is damaged and cannot be decoded: its data end before its pixels do" in ran.stdout, ran.stderr
+
+
+def test_threads_read_at_once_while_another_turns_the_switch(monkeypatch):
+    whole = encoded(pattern(200, 100, 1), "JPEG")
+    expected, is_done = load_image(whole).tobytes(), []
+
+    def turn():
+        while not is_done:
+            monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", not ImageFile.LOAD_TRUNCATED_IMAGES)
+
+    def read(number):
+        if number % 2:
+            return load_image(whole).tobytes() == expected
+        with pytest.raises(ValueError):
+            load_image(whole[: len(whole) // 2])
+        return True
+
+    with ThreadPoolExecutor(5) as threads:
+        threads.submit(turn)
+        assert all(threads.map(read, range(200)))
+        is_done.append(True)
+
+
+@pytest.mark.parametrize("limit", [1, None])
+def test_pillows_limit_of_pixels_changes_nothing(monkeypatch, limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "PPM"):  # of TIFF and WebP Pillow itself refuses what is beyond it
+        assert load_image(encoded(pattern(*SIZE, 1), kind)).size == SIZE
+    assert len(anyres_tiles(pattern(400, 300, 1), LladaVConfig())) > 1
+    monkeypatch.setattr(images, "MAX_PIXELS", 95)
+    with pytest.raises(ValueError, match="96 pixels, more than the 95 that are safe to decode"):
+        load_image(encoded(pattern(*SIZE, 1), "PNG"))
+
+
+def test_a_process_that_makes_errors_of_warnings_reads_the_same():
+    palette = Image.new("P", SIZE, 0)
+    palette.putpalette([*RED, *BLUE])
+    data = encoded(palette, "PNG", transparency=b"\x00\x80")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_image(data).getpixel((3, 3)) == RED
+
+
+def test_torchs_default_type_changes_nothing():
+    expected = anyres_tiles(pattern(50, 30, 2), LladaVConfig())
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = anyres_tiles(pattern(50, 30, 2), LladaVConfig())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
 # Tiles
