@@ -144,12 +144,16 @@ def answer(
         pictures = {name: inputs.pop(name) for name in PICTURE_INPUTS}
         inputs["image_features"] = memory(**pictures)
     output = model.generate(
-        **inputs.to(model.device), sampler=sampler, generator=generator, callback=callback, return_dict_in_generate=True
+        **inputs.to(model.device),
+        sampler=sampler,
+        generator=generator,
+        callback=callback,
+        tokenizer=processor.tokenizer,
+        return_dict_in_generate=True,
     )
     token_ids = output.answers[0].tolist()  # waits for the device, so it belongs to the time
     seconds = time.perf_counter() - start
-    text = processor.decode(token_ids, skip_special_tokens=True).strip()
-    return Answer(text, token_ids, seconds, len(output.order), output.num_forwards)
+    return Answer(output.texts[0].strip(), token_ids, seconds, len(output.order), output.num_forwards)
 
 
 class PictureMemory:
@@ -269,7 +273,7 @@ def run(args: argparse.Namespace) -> None:
         images, questions = [str(DEMO_IMAGE)], DEMO_QUESTIONS
     if args.gif and (args.gif.suffix.lower() != ".gif" or not args.gif.absolute().parent.is_dir()):
         raise ValueError(f"--gif is {args.gif}; name a file that ends in .gif, in a folder that exists")
-    apart = ("gen_length", "stop_token_ids", "suffix_token_ids")
+    apart = ("gen_length", "stop_token_ids", "stop_strings", "suffix_token_ids")
     settings = {field.name: getattr(args, field.name) for field in fields(SamplerConfig) if field.name not in apart}
     # What can be wrong is looked at before the weights are read.
     SamplerConfig(**settings | ({} if args.gen_length is None else {"gen_length": args.gen_length}))
@@ -282,7 +286,7 @@ def run(args: argparse.Namespace) -> None:
     sampler = SamplerConfig(
         gen_length=model.generation_config.max_new_tokens if args.gen_length is None else args.gen_length,
         **settings,
-        stop_token_ids=[[processor.config.eot_token_id], *(processor.encode(stop) for stop in args.stop)],
+        stop_strings=args.stop,
         suffix_token_ids=processor.encode(args.suffix),
     )
     generator = torch.Generator(model.device).manual_seed(args.seed)

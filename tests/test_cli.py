@@ -27,6 +27,10 @@ class ScriptedProcessor:
 
     def __init__(self):
         self.messages = []
+        self.tokenizer = self
+
+    def get_added_vocab(self):
+        return {"<eot>": EOT}
 
     def encode(self, text):
         return [ord(letter) for letter in text]
@@ -45,7 +49,7 @@ class ScriptedModel:
     device = torch.device("cpu")
     generation_config = SimpleNamespace(max_new_tokens=64)
 
-    def generate(self, input_ids, sampler, generator, callback, return_dict_in_generate):
+    def generate(self, input_ids, sampler, generator, callback, tokenizer, return_dict_in_generate):
         self.sampler, self.seed = sampler, generator.initial_seed()
         ids = torch.tensor([ord(letter) for letter in ANSWER] + [EOT] * (sampler.canvas_length - len(ANSWER)))
 
@@ -56,10 +60,14 @@ class ScriptedModel:
             logits[torch.arange(len(positions)), ids[positions]] = 20.0 - positions.float() / 10
             return logits
 
-        found = sample(logits_of, 1, sampler, MASK, sampler.stop_token_ids, generator, callback)
+        def decode(ids):
+            return tokenizer.decode(ids, skip_special_tokens=True)
+
+        found = sample(logits_of, 1, sampler, MASK, [[EOT]], generator, callback, decode)
         suffix = torch.tensor(sampler.suffix_token_ids, dtype=torch.long)
         answer = torch.cat((found.canvas[0, : int(found.ends[0])], suffix))
-        return SamplerOutput(answers=[answer], order=found.order, num_forwards=found.num_forwards)
+        texts = [found.texts[0] + decode(suffix.tolist())]
+        return SamplerOutput(answers=[answer], texts=texts, order=found.order, num_forwards=found.num_forwards)
 
 
 @pytest.fixture
@@ -131,7 +139,7 @@ SETTINGS = [
         "cfg_scale": (["--cfg-scale", "1.5"], 1.5),
         "remasking": (["--remasking", "random"], "random"),
         "schedule": (["--schedule", "convex"], "convex"),
-        "stop_token_ids": (["--stop", "ab", "--stop", "\n"], [[EOT], [97, 98], [10]]),
+        "stop_strings": (["--stop", "ab", "--stop", "\n"], ["ab", "\n"]),
         "suffix_token_ids": (["--suffix", "ok"], [111, 107]),
     },
     {
@@ -168,7 +176,8 @@ def test_the_options_of_the_sampler_reach_it(scripted, picture, settings):
 
 def test_every_sampler_setting_has_an_option():
     named = {name for settings in SETTINGS for name in settings}
-    assert named == {field.name for field in dataclasses.fields(SamplerConfig)}
+    by_another_name = {"stop_token_ids"}  # --stop takes text
+    assert named == {field.name for field in dataclasses.fields(SamplerConfig)} - by_another_name
 
 
 def test_quantize_is_done_before_the_first_answer(scripted, picture, monkeypatch):
@@ -181,7 +190,7 @@ def test_quantize_is_done_before_the_first_answer(scripted, picture, monkeypatch
 def test_defaults_are_those_of_the_sampler_and_the_models_own_length(scripted, picture):
     cli.main(["generate", "--image", picture, "--question", "?"])
     length = scripted.model.generation_config.max_new_tokens
-    expected = SamplerConfig(gen_length=length, stop_token_ids=[[EOT]], suffix_token_ids=[])
+    expected = SamplerConfig(gen_length=length, stop_strings=[], suffix_token_ids=[])
     assert scripted.model.sampler == expected
 
 

@@ -448,7 +448,7 @@ def test_guidance_reaches_the_sampler(tiny_folder, monkeypatch):
 
 def test_an_answer_ends_at_a_string_of_until(tiny_folder, monkeypatch):
     model = model_on(tiny_folder, [{}])
-    monkeypatch.setattr(model.processor, "decode", lambda ids, **_: " first\nsecond ")
+    monkeypatch.setattr(model.processor.tokenizer, "decode", lambda ids, **_: " first\nsecond ")
     found = list(
         model.generate_until([asked("fake", 0, messages_of("Hello?", []), {"gen_length": 4, "until": ["\n"]})])
     )

@@ -47,8 +47,8 @@ def reveal(tokens, sureness, stops=((STOP,),), **settings):
 @pytest.mark.parametrize(
     "settings, told",
     [
-        ({"gen_length": 0}, "gen_length is 0; it must be a whole number of at least 1, or 'auto'"),
-        ({"gen_length": "long"}, "gen_length is 'long'; it must be a whole number of at least 1, or 'auto'"),
+        ({"gen_length": 0}, "gen_length is 0; it must be a whole number of at least 1, at most 1000000, or 'auto'"),
+        ({"gen_length": "long"}, "gen_length is 'long'; it must be a whole number of at least 1"),
         ({"steps": 0}, "steps is 0; it must be a whole number of at least 1"),
         ({"block_length": -4}, "block_length is -4; it must be a whole number of at least 1"),
         ({"gen_length": 2.5}, "gen_length is 2.5; it must be a whole number"),
@@ -85,14 +85,23 @@ def reveal(tokens, sureness, stops=((STOP,),), **settings):
         ({"rule": "factor", "margin": 0.9}, "margin is 0.9, but rule is 'factor'"),
         ({"rule": "threshold", "threshold": 1.1}, "threshold is 1.1; it must be a number from 0 to 1"),
         ({"rule": "factor", "factor": -1.0}, "factor is -1.0; it must be a number of at least 0"),
-        ({"rule": "factor", "factor": float("inf")}, "factor is inf; it must be finite"),
+        ({"rule": "factor", "factor": float("inf")}, "factor is inf; it must be a number of at least 0"),
         ({"rule": "entropy_bound", "entropy_bound": float("nan")}, "entropy_bound is nan; it must be a number"),
         ({"rule": "margin", "margin": "wide"}, "margin is 'wide'; it must be a number from 0 to 1"),
         ({"rule": "threshold", "steps": 64}, "steps is 64, but rule 'threshold' decides itself .*leave steps out or"),
         ({"rule": "threshold", "remasking": "random"}, "remasking 'random' has no confidence for rule 'threshold'"),
         ({"schedule": "cosine"}, "schedule is 'cosine'; choose one of linear, convex"),
         ({"rule": "margin", "schedule": "convex"}, "schedule 'convex' shares .*set schedule='linear'"),
-        ({"lookahead": -1}, "lookahead is -1; it must be a whole number of at least 0"),
+        ({"lookahead": -1}, "lookahead is -1; it must be a whole number from 0 to 64"),
+        ({"lookahead": 10**12}, "lookahead is 1000000000000; it must be a whole number from 0 to 64"),
+        ({"gen_length": 10**12}, "gen_length is 1000000000000; it must be .* at most 1000000"),
+        ({"steps": 10**30}, "steps is 10+; it must be a whole number of at least 1, at most 1000000"),
+        ({"gen_length": "auto", "max_gen_length": 10**9}, "max_gen_length is 10+; it must be .* at most 1000000"),
+        ({"temperature": 1e30}, "temperature is 1e.30; it must be 0 .off. or a positive number up to 10000"),
+        ({"cfg_scale": 1e38}, "cfg_scale is 1e.38; it must be 0 .off. or a positive number up to 1000"),
+        ({"cfg_scale": 10**400}, "cfg_scale is 10+; it must be 0"),
+        ({"rule": "factor", "factor": 1e300}, "factor is 1e.300; it must be a number of at least 0, at most 1000000"),
+        ({"cache": "prompt", "refresh_interval": 10**30}, "refresh_interval is 10+; it must be a whole number"),
         ({"lookahead": 2, "temperature": 0.5}, "lookahead verifies the tokens of a sampler without chance"),
         ({"lookahead": 2, "remasking": "random"}, "lookahead verifies the tokens of a sampler without chance"),
         ({"lookahead": 2, "cache": "dllm"}, "cache 'dllm' changes with every step.*set cache='prompt' or lookahead=0"),
@@ -435,6 +444,12 @@ def test_a_length_alone_is_enough(tiny_model, tiny_processor, questions):
 def test_a_length_beside_a_sampler_is_refused(tiny_model):
     with pytest.raises(ValueError, match="give sampler or max_new_tokens, not both"):
         tiny_model.generate(torch.tensor([[40]]), sampler=SamplerConfig(), max_new_tokens=5)
+
+
+@pytest.mark.parametrize("ids", [{"suffix_token_ids": [10**12]}, {"stop_token_ids": [[5, 126464]]}], ids=str)
+def test_an_id_outside_the_vocabulary_is_refused(tiny_model, ids):
+    with pytest.raises(ValueError, match="a suffix or stop has the id 1.*, outside the vocabulary of .* ids"):
+        tiny_model.generate(torch.tensor([[40]]), sampler=SamplerConfig(gen_length=4, **ids))
 
 
 def test_a_mask_of_another_shape_is_refused(tiny_model):

@@ -19,7 +19,7 @@ from ..generation.config import SamplerConfig
 
 PLAIN = "plain"
 FIELDS = tuple(field.name for field in dataclasses.fields(SamplerConfig))
-LISTS = ("stop_token_ids", "suffix_token_ids")  # a list is one value of these
+LISTS = ("stop_token_ids", "stop_strings", "suffix_token_ids")  # a list is one value of these
 
 CACHES = {
     "": {},

@@ -12,7 +12,8 @@ from ..generation.config import SamplerConfig
 from ..processing_llada_v import LladaVProcessor
 from .prompts import check_think_mode
 
-SAMPLER_SETTINGS = {field.name for field in fields(SamplerConfig)} - {"stop_token_ids", "suffix_token_ids"}
+APART = {"stop_token_ids", "stop_strings", "suffix_token_ids"}  # asked for as until and suffix
+SAMPLER_SETTINGS = {field.name for field in fields(SamplerConfig)} - APART
 OTHER_SETTINGS = {"until", "suffix", "think_mode"}
 # Settings of autoregressive models, and the values that ask for nothing the sampler lacks; None: any value.
 AUTOREGRESSIVE = {
@@ -30,11 +31,10 @@ AUTOREGRESSIVE = {
 class Settings:
     """How a request is answered.
 
-    until: strings that end the answer. think_mode: see `prompts`.
+    think_mode: see `prompts`.
     """
 
     sampler: SamplerConfig
-    until: tuple[str, ...]
     think_mode: str | None
 
     @property
@@ -49,7 +49,7 @@ class Settings:
 
     def without_stops(self) -> "Settings":
         """The same, with nothing to end the answer."""
-        return replace(self, sampler=replace(self.sampler, stop_token_ids=[]))
+        return replace(self, sampler=replace(self.sampler, stop_token_ids=[], stop_strings=None))
 
 
 def settings_of(gen_kwargs: dict, processor: LladaVProcessor, default_length: int) -> Settings:
@@ -66,9 +66,12 @@ def settings_of(gen_kwargs: dict, processor: LladaVProcessor, default_length: in
     sampling |= {name: value for name, value in gen_kwargs.items() if name in SAMPLER_SETTINGS}
     until = strings(gen_kwargs.get("until"))
     suffix = processor.encode(gen_kwargs.get("suffix", ""))
-    plain = SamplerConfig(**sampling, suffix_token_ids=suffix)
-    stops = stops_of([[processor.config.eot_token_id], *map(processor.encode, until)], plain.canvas_length)
-    return Settings(replace(plain, stop_token_ids=stops), tuple(until), gen_kwargs.get("think_mode"))
+    eot = [processor.config.eot_token_id]
+    sampler = SamplerConfig(**sampling, suffix_token_ids=suffix, stop_token_ids=[eot], stop_strings=until)
+    if processor.reproduce_original:  # which looks for the ids of its stops, and leaves the text as it is
+        stops = stops_of([eot, *map(processor.encode, until)], sampler.canvas_length)
+        sampler = replace(sampler, stop_token_ids=stops, stop_strings=None)
+    return Settings(sampler, gen_kwargs.get("think_mode"))
 
 
 def stops_of(stops: list[list[int]], canvas_length: int) -> list[list[int]]:

@@ -155,8 +155,9 @@ def masked_log_probabilities(
         losses = torch.nn.functional.cross_entropy(logits, ids[rows][is_masked], reduction="none").double()
         found = losses.new_zeros(len(rows)).index_add_(0, is_masked.nonzero()[:, 0], -losses).cpu()
         if not found.isfinite().all():
-            broken = f"in {int((~found.isfinite()).sum())} of {len(found)} rows, where the log-likelihood of answers is taken"
-            raise ValueError(broken_model(found, broken))
+            num_broken = int((~found.isfinite()).sum())
+            where = f"in {num_broken} of {len(found)} rows, where the log-likelihood of answers is taken"
+            raise ValueError(broken_model(found, where))
         sums.append(found)
         if progress is not None:
             progress(len(rows))

@@ -267,23 +267,22 @@ class LladaV(lmms):
         inputs = self.processor.collate([item.prompt for item in batch], "left", "pt").to(self.device)
         generator = torch.Generator(self.device).manual_seed(batch[0].seed) if settings.is_random else None
         output = self.model.generate(
-            **inputs, sampler=settings.sampler, generator=generator, return_dict_in_generate=True
+            **inputs,
+            sampler=settings.sampler,
+            generator=generator,
+            tokenizer=self.processor.tokenizer,
+            return_dict_in_generate=True,
         )
         answers = [answer.tolist() for answer in output.answers]  # waits for the device, so it belongs to the time
         seconds = (time.perf_counter() - start) / len(batch)
-        for item, ids in zip(batch, answers, strict=True):
+        for item, ids, text in zip(batch, answers, output.texts, strict=True):
             counts = {"input_tokens": len(item.prompt.input_ids), "output_tokens": len(ids)}
-            item.answer = GenerationResult(self.text_of(ids, settings.until), TokenCounts(**counts))
+            item.answer = GenerationResult(self.trimmed(text), TokenCounts(**counts))
             self.log.write(item.request, seconds=seconds, num_forwards=output.num_forwards, **counts)
 
-    def text_of(self, ids: list[int], until: tuple[str, ...]) -> str:
-        """An answer's text, up to the first of the strings that end it."""
-        text = self.processor.decode(ids, skip_special_tokens=True)
-        if self.reproduce_original:
-            return text.removesuffix(".").strip()
-        for stop in until:
-            text = text.split(stop, 1)[0]
-        return text.strip()
+    def trimmed(self, text: str) -> str:
+        """An answer's text as it is scored."""
+        return (text.removesuffix(".") if self.reproduce_original else text).strip()
 
     def generate_until_multi_round(self, requests: list):
         """Not supported: the model answers one question at a time."""

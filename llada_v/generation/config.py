@@ -20,7 +20,8 @@ BELONGS = {
     "margin": ("rule", "margin", 0.8),
     "max_gen_length": ("gen_length", AUTO, 512),
 }
-# The least and the largest value of numbers, and whether they are whole.
+MOST = 1_000_000  # the largest value of a number that has no narrower limit: far more than a model has positions
+# The least and the largest value of numbers (None: `MOST`), and whether they are whole.
 LIMITS = {
     "refresh_interval": (0, None, int),
     "prompt_interval": (1, None, int),
@@ -33,9 +34,12 @@ LIMITS = {
     "max_gen_length": (1, None, int),
     "steps": (1, None, int),
     "block_length": (1, None, int),
-    "lookahead": (0, None, int),
+    "lookahead": (0, 64, int),
 }
+# Numbers that are off at 0, and their largest value: beyond it nothing but noise is left, or float32 overflows.
+STRENGTHS = {"temperature": 10_000, "cfg_scale": 1_000}
 CHOICES = {"remasking": REMASKING, "cache": CACHES, "rule": RULES, "schedule": SCHEDULES}
+MOST_STOPS, MOST_STOP_LETTERS = 100, 1000
 AUTO_BLOCK = 32  # tokens that an answer of gen_length="auto" starts with
 
 
@@ -53,6 +57,7 @@ class SamplerConfig:
     cfg_scale: strength of classifier-free guidance, 0 = off; the unguided copy sees a prompt of masks.
     remasking: which tokens stay: "low_confidence" keeps the most probable, "random" keeps any.
     stop_token_ids: id sequences that end the answer; None: the model's end-of-turn token; []: nothing stops it.
+    stop_strings: texts that end the answer, wherever in a token they begin; `generate` needs the tokenizer for them.
     suffix_token_ids: ids placed behind the canvas, visible from the first step and returned behind the answer.
     cache: what a step does not compute again. "none": everything is computed; "prompt": keys and values of everything
         outside the block are kept (arXiv 2505.22618, dual cache); "dllm": keys and values of the prompt, and what
@@ -80,6 +85,7 @@ class SamplerConfig:
     cfg_scale: float = 0.0
     remasking: str = "low_confidence"
     stop_token_ids: list[list[int]] | None = None
+    stop_strings: list[str] | None = None
     suffix_token_ids: list[int] | None = None
     cache: str = "none"
     refresh_interval: int | None = None
@@ -98,9 +104,12 @@ class SamplerConfig:
 
     def __post_init__(self):
         if isinstance(self.gen_length, bool) or not (
-            isinstance(self.gen_length, int) and self.gen_length >= 1 or self.gen_length == AUTO
+            isinstance(self.gen_length, int) and 1 <= self.gen_length <= MOST or self.gen_length == AUTO
         ):
-            raise ValueError(f"gen_length is {self.gen_length!r}; it must be a whole number of at least 1, or {AUTO!r}")
+            raise ValueError(
+                f"gen_length is {self.gen_length!r}; it must be a whole number of at least 1, at most {MOST}, "
+                f"or {AUTO!r}"
+            )
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
@@ -109,10 +118,10 @@ class SamplerConfig:
         self._settle()
         for name, (least, most, kind) in LIMITS.items():
             check_number(name, getattr(self, name), least, most, kind)
-        for name in ("temperature", "cfg_scale"):
+        for name, most in STRENGTHS.items():
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-                raise ValueError(f"{name} is {value!r}; it must be 0 (off) or a positive number")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+                raise ValueError(f"{name} is {value!r}; it must be 0 (off) or a positive number up to {most}")
         self._check_lengths()
         self._check_stops()
         self._check_combinations()
@@ -167,12 +176,12 @@ class SamplerConfig:
             )
 
     def _check_stops(self) -> None:
-        """Each stop can be found."""
+        """Each stop can be found, and what stands behind the canvas is ids."""
         if not isinstance(self.stop_token_ids, (list, tuple, type(None))):
             raise ValueError(f"stop_token_ids is {self.stop_token_ids!r}; it must be a list of lists of ids")
         stops = self.stop_token_ids or []
         for stop in stops:
-            if not isinstance(stop, (list, tuple)) or not len(stop):
+            if not is_ids(stop) or not len(stop):
                 raise ValueError(
                     f"stop_token_ids has {stop!r}; each stop is a non-empty list of ids, for example [[126348]]"
                 )
@@ -185,7 +194,19 @@ class SamplerConfig:
                         f"the stop {stop!r} starts with the stop {other!r} and can never end an answer first; "
                         "leave the longer one out"
                     )
-        if self.gen_length == AUTO and self.stop_token_ids is not None and not stops:
+        if not is_ids(self.suffix_token_ids or []):
+            raise ValueError(f"suffix_token_ids is {self.suffix_token_ids!r}; it must be a list of ids")
+        texts = self.stop_strings or []
+        if not isinstance(texts, (list, tuple)):
+            raise ValueError(f"stop_strings is {texts!r}; it must be a list of texts")
+        for text in texts:
+            if not isinstance(text, str) or not 0 < len(text) <= MOST_STOP_LETTERS:
+                raise ValueError(
+                    f"stop_strings has {text!r}; each is a text of 1 to {MOST_STOP_LETTERS} letters, for example '.'"
+                )
+        if len(stops) + len(texts) > MOST_STOPS:
+            raise ValueError(f"{len(stops) + len(texts)} stops are given; there may be {MOST_STOPS}")
+        if self.gen_length == AUTO and self.stop_token_ids is not None and not (stops or texts):
             raise ValueError(f"gen_length={AUTO!r} needs a stop to look for; give stop_token_ids or a length")
 
     def _check_combinations(self) -> None:
@@ -254,13 +275,17 @@ class SamplerConfig:
 
 
 def check_number(name: str, value, least: int, most: int | None, kind: type) -> None:
-    """Raise ValueError unless `value` is None or a number of that kind within the limits."""
+    """Raise ValueError unless `value` is None or a number of that kind within the limits; most: None is `MOST`."""
     if value is None:
         return
     right = isinstance(value, int) if kind is int else isinstance(value, (int, float))
-    if isinstance(value, bool) or not right or not least <= value <= (float("inf") if most is None else most):
+    if isinstance(value, bool) or not right or not least <= value <= (MOST if most is None else most):
         noun = "a whole number" if kind is int else "a number"
-        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+        limits = f"of at least {least}, at most {MOST}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name} is {value!r}; it must be {noun} {limits}")
-    if value == float("inf"):
-        raise ValueError(f"{name} is {value!r}; it must be finite")
+
+
+def is_ids(value) -> bool:
+    """Whether it is a list of token ids."""
+    is_list = isinstance(value, (list, tuple))
+    return is_list and all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in value)

@@ -5,6 +5,8 @@ and the head on the open positions, nowhere else.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch.nn.functional import pad
@@ -12,6 +14,7 @@ from torch.nn.functional import pad
 from .cache import Cache, Scope
 from .config import SamplerConfig
 from .sampler import Call, SamplerOutput, SamplerState, sample
+from .stops import by_kind
 
 
 class Reader:
@@ -136,6 +139,7 @@ class SamplerMixin:
         max_new_tokens: int | None = None,
         generator: torch.Generator | None = None,
         callback: Callable[[SamplerState], None] | None = None,
+        tokenizer=None,
         return_dict_in_generate: bool = False,
         generation_config=None,
     ) -> torch.Tensor | SamplerOutput:
@@ -148,6 +152,7 @@ class SamplerMixin:
             the model's generation_config.json.
         generator: source of random numbers for temperature and random remasking; on the model's device.
         callback: called with a `SamplerState` after each step.
+        tokenizer: the processor's; makes `texts`, and the sampler's stop_strings need it.
         generation_config: replaces the model's own; transformers' pipelines pass it. Only its max_new_tokens counts.
         Returns sequences (B, L + G), or a `SamplerOutput` with `return_dict_in_generate`.
         Raises ValueError for contradictory settings, a sequence longer than the model's positions, and prompts whose
@@ -160,6 +165,12 @@ class SamplerMixin:
             sampler = SamplerConfig(gen_length=default if max_new_tokens is None else max_new_tokens)
         config, device = self.config, input_ids.device
         stops = [[config.eot_token_id]] if sampler.stop_token_ids is None else sampler.stop_token_ids
+        decode = None if tokenizer is None else partial(tokenizer.decode, skip_special_tokens=True)
+        if sampler.stop_strings:
+            if tokenizer is None:
+                raise ValueError("stop_strings are looked for in decoded answers; give tokenizer=processor.tokenizer")
+            special, texts = by_kind(sampler.stop_strings, tokenizer)
+            stops, sampler = [*stops, *special], replace(sampler, stop_strings=texts)
         suffix = torch.tensor(sampler.suffix_token_ids or [], dtype=torch.long, device=device)
         num_rows, prompt_length = input_ids.shape
         total = prompt_length + sampler.canvas_length + len(suffix)
@@ -169,6 +180,10 @@ class SamplerMixin:
                 f"more than the model's {config.text_config.max_position_embeddings} positions; "
                 "shorten the prompt, the pictures or gen_length"
             )
+        vocabulary = config.text_config.vocab_size
+        largest = max((token for ids in (*stops, sampler.suffix_token_ids or []) for token in ids), default=0)
+        if largest >= vocabulary:
+            raise ValueError(f"a suffix or stop has the id {largest}, outside the vocabulary of {vocabulary} ids")
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ValueError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}; "
@@ -179,7 +194,7 @@ class SamplerMixin:
             image_features = self.get_image_features(pixel_values, image_sizes, image_layouts)
         prompt = self.model.embed(input_ids, image_features)  # (B, L, D)
         reader = (EachAlone if sampler.cache == "dllm" else Reader)(self, prompt, attention_mask, suffix, sampler)
-        found = sample(reader, num_rows, sampler, config.mask_token_id, stops, generator, callback)
+        found = sample(reader, num_rows, sampler, config.mask_token_id, stops, generator, callback, decode)
 
         canvas = found.canvas.to(device)
         answers = [torch.cat((canvas[row, :end], suffix)) for row, end in enumerate(found.ends.tolist())]
@@ -190,4 +205,9 @@ class SamplerMixin:
         sequences = torch.cat((input_ids, tails), dim=1)
         if not return_dict_in_generate:
             return sequences
-        return SamplerOutput(sequences=sequences, answers=answers, order=found.order, num_forwards=found.num_forwards)
+        texts = found.texts
+        if texts is not None and len(suffix):
+            texts = [text + decode(suffix.tolist()) for text in texts]
+        return SamplerOutput(
+            sequences=sequences, answers=answers, texts=texts, order=found.order, num_forwards=found.num_forwards
+        )

@@ -137,15 +137,3 @@ def most_certain(scores: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     rank = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
     chosen = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, rank < count[:, None])
     return chosen & (scores > -torch.inf)
-
-
-def first_stop(canvas: torch.Tensor, stops: list[torch.Tensor]) -> torch.Tensor:
-    """(R,) where the earliest stop sequence starts in each row of the canvas (R, G); G where there is none."""
-    length = canvas.shape[1]
-    first = torch.full((canvas.shape[0],), length, device=canvas.device)
-    index = torch.arange(length, device=canvas.device)
-    for stop in stops:
-        found = (canvas.unfold(1, len(stop), 1) == stop).all(-1)  # (R, G - len + 1)
-        starts = torch.where(found, index[: found.shape[1]], length)
-        first = torch.minimum(first, starts.amin(1))
-    return first

@@ -17,7 +17,8 @@ from transformers.utils import ModelOutput
 from .cache import Scope, scope_of
 from .config import AUTO, SamplerConfig
 from .lookahead import drafts_of, num_verified
-from .reveal import choose, first_stop, propose, reveal_counts
+from .reveal import choose, propose, reveal_counts
+from .stops import Stops
 
 
 @dataclass
@@ -48,6 +49,8 @@ class SamplerOutput(ModelOutput):
     sequences: (B, L + G + suffix) prompt and answer, the answer cut at its stop and padded with EOS. G: the length of
         the longest canvas.
     answers: per row the answer's ids (n,), up to the stop, any suffix appended.
+    texts: per row the answer's text, special tokens left out, cut exactly in front of a stop that begins inside a
+        token; None where `generate` got no tokenizer.
     order: order[step][row] is the sorted list of answer positions that the row revealed in its step of that number.
     num_forwards: model calls of the batch. A call that verifies several drafted steps is one, and so are the guided and
         unguided copies of guidance, and the rows that "dllm" runs one by one.
@@ -55,6 +58,7 @@ class SamplerOutput(ModelOutput):
 
     sequences: torch.Tensor | None = None
     answers: list[torch.Tensor] | None = None
+    texts: list[str] | None = None
     order: list[list[list[int]]] | None = None
     num_forwards: int | None = None
 
@@ -94,12 +98,13 @@ class Sampled:
     """What the loop found.
 
     canvas: (B, G) ids. ends: (B,) where each answer ends. lengths: (B,) how long each canvas is.
-    order, num_forwards: see `SamplerOutput`.
+    texts, order, num_forwards: see `SamplerOutput`.
     """
 
     canvas: torch.Tensor
     ends: torch.Tensor
     lengths: torch.Tensor
+    texts: list[str] | None
     order: list[list[list[int]]]
     num_forwards: int
 
@@ -112,14 +117,16 @@ def sample(
     stops: list[list[int]],
     generator: torch.Generator | None = None,
     callback: Callable[[SamplerState], None] | None = None,
+    decode: Callable[[list[int]], str] | None = None,
 ) -> Sampled:
     """Reveal the answers of `num_rows` prompts.
 
     logits_of: a `Call` -> logits (M, V) float32 at its open positions, canvas by canvas, on any device; the mask's id
         must be -inf.
+    stops: id sequences that end an answer, beside the config's stop_strings, which need `decode`: ids -> text.
     A row takes part in no further call once its answer is complete.
     """
-    rows, num_forwards = Rows(num_rows, config, mask_id, stops), 0
+    rows, num_forwards = Rows(num_rows, config, Stops(stops, mask_id, config.stop_strings or (), decode)), 0
     while len(unfinished := rows.unfinished()):
         group, scope = rows.next_group(unfinished)
         drafts, is_open, counted = rows.look_ahead(group, scope)
@@ -129,7 +136,11 @@ def sample(
         for revealed in rows.take(group, drafts, is_open, counted, *found):
             if callback is not None:
                 callback(rows.state(revealed))
-    return Sampled(rows.canvas, rows.answer_ends(), rows.lengths(), rows.order_by_step(), num_forwards)
+    ends = rows.answer_ends()
+    texts = None
+    if decode is not None:
+        texts = [rows.stops.text_of(ids, end) for ids, end in zip(rows.canvas.tolist(), ends.tolist(), strict=True)]
+    return Sampled(rows.canvas, ends, rows.lengths(), texts, rows.order_by_step(), num_forwards)
 
 
 class Rows:
@@ -142,14 +153,12 @@ class Rows:
     order: per row, the positions that each of its steps revealed.
     """
 
-    def __init__(self, num_rows: int, config: SamplerConfig, mask_id: int, stops: list[list[int]]):
-        self.config, self.mask_id, self.limit = config, mask_id, config.canvas_length
+    def __init__(self, num_rows: int, config: SamplerConfig, stops: Stops):
+        self.config, self.stops, self.mask_id, self.limit = config, stops, stops.mask_id, config.canvas_length
         self.grows = config.gen_length == AUTO
-        self.stops = [torch.tensor(stop) for stop in stops]
-        self.stop_starts = torch.tensor([int(stop[0]) for stop in stops], dtype=torch.long)
         counts = reveal_counts(config.block_length, config.steps_per_block, config.schedule)
         self.counts = torch.ones(self.limit, dtype=torch.long) if self.grows else torch.tensor(counts)
-        self.canvas = torch.full((num_rows, self.limit), mask_id)
+        self.canvas = torch.full((num_rows, self.limit), self.mask_id)
         self.confidence = torch.zeros(self.canvas.shape, dtype=torch.float64)
         self.start = torch.zeros(num_rows, dtype=torch.long)
         self.end = torch.full_like(self.start, config.block_length)
@@ -161,8 +170,7 @@ class Rows:
     def open_in(self, canvas: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
         """(..., G) bool: masked positions of canvases (..., G) in front of the block's end (...) and of the stop."""
         index = torch.arange(self.limit)
-        stop = first_stop(canvas.reshape(-1, self.limit), self.stops).view(canvas.shape[:-1])
-        return (canvas == self.mask_id) & (index < torch.minimum(stop, end)[..., None])
+        return (canvas == self.mask_id) & (index < torch.minimum(self.stops.ends(canvas), end)[..., None])
 
     def reveal(self, canvas, end, block_step, candidates, scores) -> tuple[torch.Tensor, torch.Tensor]:
         """Canvases (R, G) after one step, and what it reveals (R, G) bool."""
@@ -178,7 +186,7 @@ class Rows:
     def unfinished(self) -> torch.Tensor:
         """(R,) rows with something to reveal, after those whose block is complete have entered the next one."""
         is_open = self.open_in(self.canvas, self.end)
-        moves_on = ~is_open.any(1) & (self.end < self.limit) & (first_stop(self.canvas, self.stops) > self.end)
+        moves_on = ~is_open.any(1) & (self.end < self.limit) & (self.stops.ends(self.canvas) > self.end)
         if moves_on.any():
             after = self.longer(self.end) if self.grows else self.end + self.config.block_length
             self.start = torch.where(moves_on, self.end, self.start)
@@ -239,7 +247,7 @@ class Rows:
         after, chosen = after.view_as(drafts), chosen.view_as(is_open)
         taken = num_verified(drafts, after, counted)
         if self.grows:
-            in_sight = (torch.isin(tokens[:, 0], self.stop_starts) & is_open[:, 0]).any(1)
+            in_sight = self.stops.are_in_sight(tokens[:, 0], is_open[:, 0], drafts[:, 0])
             grown = (self.block_step[rows] == 0) & (end < self.limit) & ~in_sight
             self.end[rows] = torch.where(grown, self.longer(end), end)
             taken = torch.where(grown, 0, taken)
@@ -269,7 +277,7 @@ class Rows:
         """What a callback sees after a step that revealed these positions."""
         length = int(self.lengths().max())
         canvas, step = self.canvas[:, :length], int(self.step.max())
-        stop = first_stop(canvas, self.stops)
+        stop = self.stops.ends(canvas)
         confidence = self.confidence[:, :length]
         return SamplerState(canvas, canvas == self.mask_id, confidence, revealed, stop, step, self.config.steps)
 
@@ -279,7 +287,7 @@ class Rows:
 
     def answer_ends(self) -> torch.Tensor:
         """(B,) where each answer ends."""
-        return torch.minimum(first_stop(self.canvas, self.stops), self.lengths())
+        return torch.minimum(self.stops.ends(self.canvas), self.lengths())
 
     def order_by_step(self) -> list[list[list[int]]]:
         """The order of `SamplerOutput`."""
@@ -322,8 +330,8 @@ def broken_model(found: torch.Tensor, where: str) -> str:
     """The message for a model whose numbers `found` are not finite."""
     kind = "NaN" if found.isnan().any() else "inf" if (found == torch.inf).any() else "-inf for every token"
     return (
-        f"the model gives {kind} {where}; its weights are damaged (a run that diverged, a bad merge), or float16 is too "
-        "narrow for its activations: try --dtype bfloat16 or float32, or another checkpoint"
+        f"the model gives {kind} {where}; its weights are damaged (a run that diverged, a bad merge), or float16 is "
+        "too narrow for its activations: try --dtype bfloat16 or float32, or another checkpoint"
     )
 
 
