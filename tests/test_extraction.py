@@ -6,6 +6,7 @@ from llada_v.evaluation.extraction import (
     is_right_mathverse,
     is_right_mathvista,
     is_right_mmbench,
+    lettered,
     mathvista_answer,
     number,
     option,
@@ -81,7 +82,43 @@ OPTIONS = [
     ("I cannot tell.", None),
     ("A or B", None),
     ("A animal", None),
+    ("neither A nor B", None),
 ]
+BEASTS = {"A": "cat", "B": "dog", "C": "horse", "D": "cow"}
+LENGTHS = {letter: f"{length} cm" for length, letter in enumerate("ABCDEFG", 3)}
+MORE_OPTIONS = [
+    # the list of options repeated from the question chooses none
+    (BEASTS, "(A) cat (B) dog (C) horse (D) cow. **B**", "B"),
+    (BEASTS, "A. cat\nB. dog\nC. horse\nD. cow\n\nB", "B"),
+    (BEASTS, "Options: (A) cat, (B) dog, (C) horse, (D) cow. The picture shows a dog.", "B"),
+    (BEASTS, "The options are A. cat, B. dog, C. horse and D. cow. It is option C", "C"),
+    (BEASTS, "(A) cat\n(B) dog\n(C) horse\n(D) cow\nAnswer: (D)", "D"),
+    (BEASTS, "A: cat B: dog C: horse D: cow", None),
+    (BEASTS, "A) cat is wrong. B) dog is right. Answer: B", "B"),
+    # a marker with something else behind it
+    (BEASTS, "Answer: **D**", "D"),
+    (BEASTS, "The correct answer is d.", "D"),
+    (BEASTS, "Answer: Let's think step by step. The animal is a dog.", "B"),
+    (BEASTS, "$\\boxed{\\text{(B)}}$", "B"),
+    (BEASTS, "\\boxed{B", "B"),
+    (BEASTS, "Answer: \\text{B}", "B"),
+    (BEASTS, "*B*", "B"),
+    (BEASTS, "<answer>B</answer>", "B"),
+    (BEASTS, "So the answer must be B", "B"),
+    # more than four options, and those with a value
+    (LENGTHS, "Answer: G", "G"),
+    (LENGTHS, "(E) 7 cm", "E"),
+    (LENGTHS, "7cm", "E"),
+    (LENGTHS, "It is 8cm long", "F"),
+    (LENGTHS, "The length is 9\\text{ cm}", "G"),
+    (LENGTHS, "H", None),
+    (lettered([f"thing {n}" for n in range(30)]), "It is thing 29", "AD"),
+]
+
+
+@pytest.mark.parametrize(("options", "text", "letter"), MORE_OPTIONS)
+def test_the_option_an_answer_chooses_of_others(options, text, letter):
+    assert option(text, options) == letter
 
 
 @pytest.mark.parametrize(("text", "letter"), OPTIONS)
@@ -165,7 +202,7 @@ VISTA = [
     ("The missing number is 14.", vista("integer", "14"), True),
     ("14.0", vista("integer", "14"), True),
     ("2 + 5 = 7, 7 x 2 = 14\nAnswer: 14", vista("integer", "14"), True),
-    ("Answer: fourteen", vista("integer", "14"), False),
+    ("Answer: fourteen", vista("integer", "14"), True),
     ("Answer: nine", vista("integer", "9"), True),
     ("15", vista("integer", "14"), False),
     ("$14", vista("integer", "14"), True),
@@ -183,6 +220,18 @@ VISTA = [
     ("Answer: [2008, 2007]", vista("list", "[2007, 2008]"), False),
     ("Answer: [1.2, 1.3, 1.4]", vista("list", "[1.2, 1.3, 1.4]"), True),
     ("none", vista("list", "[2007, 2008]"), False),
+    ("The area is 12 cm^2", vista("integer", "12"), True),
+    ("\\boxed{12\\,\\mathrm{cm}^2}", vista("integer", "12"), True),
+    ("The answer is 5 (out of 10).", vista("integer", "5"), True),
+    ("Answer: 20 years (1980 to 2000)", vista("integer", "20"), True),
+    ("It holds 1{,}234 litres", vista("integer", "1234"), True),
+    ("Answer: 1e400", vista("integer", "1"), False),
+    ("Answer: 1e400", vista("float", "1.5", precision=1.0), False),
+    ("Answer: 1e400", vista("list", "[1, 2]"), False),
+    ("9" * 400, vista("list", "[1, 2]"), False),
+    ("The hash is 12e4567", vista("list", "[1, 2]"), False),
+    ("It is 6cm", vista("text", "6 cm", ["2 cm", "3 cm", "4 cm", "5 cm", "6 cm"]), True),
+    ("Answer: E", vista("text", "6 cm", ["2 cm", "3 cm", "4 cm", "5 cm", "6 cm"]), True),
 ]
 
 
@@ -203,7 +252,18 @@ def verse(answer, question="Find x.", kind="free-form"):
 
 
 CHOICES = "As shown, find the length of AB.\nChoices:\nA:4cm\nB:5cm\nC:6cm\nD:8cm"
+VISION_ONLY = {"question_for_eval": CHOICES, "problem_version": "Vision Only"}
+IN_THE_PICTURE = {"question_for_eval": "", "problem_version": "Vision Only"}
 VERSE = [
+    ("The length of AB is 5cm", verse("B", "", "multi-choice") | VISION_ONLY, True),
+    ("Answer: 5 cm", verse("B", "", "multi-choice") | VISION_ONLY, True),
+    ("So AB = 5 cm.", verse("B", "", "multi-choice") | VISION_ONLY, True),
+    ("So AB = 6 cm.", verse("B", "", "multi-choice") | VISION_ONLY, False),
+    ("Answer: E", verse("E", "", "multi-choice") | IN_THE_PICTURE, True),
+    ("Answer: E", verse("B", "", "multi-choice") | IN_THE_PICTURE, False),
+    ("The area is 12 \\text{ cm}^2", verse("12"), True),
+    ("9^9^9^9", verse("12"), False),
+    ("-" * 5000 + "1", verse("12"), False),
     ("B", verse("B", CHOICES, "multi-choice"), True),
     ("Answer: B", verse("B", CHOICES, "multi-choice"), True),
     ("By Pythagoras AB = 5cm.\nTherefore the answer is B: 5cm.", verse("B", CHOICES, "multi-choice"), True),
@@ -248,7 +308,9 @@ def test_whether_a_mathverse_answer_is_right(text, doc, is_right):
     assert is_right_mathverse(text, doc) is is_right
 
 
-@pytest.mark.parametrize("written", ["A:4cm\nB:5cm", "(A) 4cm\n(B) 5cm", "A. 4cm\nB. 5cm", "A) 4cm \n B) 5cm"])
+@pytest.mark.parametrize(
+    "written", ["A:4cm\nB:5cm", "(A) 4cm\n(B) 5cm", "A. 4cm\nB. 5cm", "A) 4cm \n B) 5cm", "(A) 4cm (B) 5cm"]
+)
 def test_options_are_read_from_a_question(written):
     assert options_in("Find it.\nChoices:\n" + written) == {"A": "4cm", "B": "5cm"}
 

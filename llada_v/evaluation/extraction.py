@@ -6,26 +6,21 @@ For benchmarks that are otherwise judged by a paid model: MathVista, MathVerse, 
 None, which counts as wrong; nothing is drawn at random. Strings in, strings out: no model, no lmms-eval.
 """
 
-import ast
-import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import count, product
+
+from .numbers import is_close, numbers, value
+from .numbers import number as number_in
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-RELATIVE_TOLERANCE = 1e-3  # of two numbers that are the same but for rounding along the way
-LARGEST_EXPONENT = 64  # of a power that is worked out
-
 # Words that say "what follows is the answer", the surest first; of one kind the last counts.
+BOXED = re.compile(r"\\f?boxed\s?\{")
 MARKERS = (
-    re.compile(r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"),
+    re.compile(r"\banswer\s?(?:is|:|=|would be|should be)\s?:?", re.IGNORECASE),
     re.compile(
-        r"(?:final|correct|extracted)?\s*\banswer\s*(?:is|:|=|would be|should be)\s*:?\s*(.+)",
-        re.IGNORECASE | re.DOTALL,
-    ),
-    re.compile(
-        r"\b(?:the (?:correct|best|right) (?:option|choice)|i (?:would )?(?:choose|pick|select))"
-        r"\s*(?:is|:)?\s*:?\s*(.+)",
-        re.IGNORECASE | re.DOTALL,
+        r"\b(?:the (?:correct|best|right) (?:option|choice)|i (?:would )?(?:choose|pick|select))\s?(?:is|:)?\s?:?",
+        re.IGNORECASE,
     ),
 )
 SENTENCE = re.compile(r"(?:\.\s|\.$|\n)")
@@ -36,27 +31,40 @@ def stated(text: str) -> str:
     found = marked(text)
     if found is not None:
         return found
-    lines = [line.strip() for line in undecorated(text).splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    lines = undecorated(text).splitlines()
+    return lines[-1].strip() if lines else ""
 
 
 def marked(text: str) -> str | None:
     """What stands in the last \\boxed{} of a response, else behind its last "answer is" or "Answer:", up to the end of
     that sentence or line; None where nothing is marked as the answer."""
     text = undecorated(text)
-    for number, marker in enumerate(MARKERS):
-        found = None
-        start = 0
-        while match := marker.search(text, start):
-            found, start = match.group(1), match.start(1)
-        if found is not None:
-            return found.strip() if number == 0 else first_sentence(found)
+    boxes = list(BOXED.finditer(text))
+    if boxes:
+        return in_braces(text, boxes[-1].end())
+    for marker in MARKERS:
+        ends = [match.end() for match in marker.finditer(text)]
+        rest = next((rest for rest in (text[end:].strip() for end in ends[-2:][::-1]) if rest), None)
+        if rest is not None:
+            return first_sentence(rest)
     return None
 
 
+def in_braces(text: str, start: int) -> str:
+    """The text from `start`, behind an open brace, to the one that closes it, or to the end."""
+    depth = 1
+    for end in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            return text[start:end].strip()
+    return text[start:].strip()
+
+
 def undecorated(text: str) -> str:
-    """The text without the signs that Markdown makes it bold or code with."""
-    return text.replace("**", "").replace("__", "").replace("`", "").strip()
+    """The text without the signs that Markdown makes it bold or code with; white space is single, blank lines go."""
+    text = str(text).replace("**", "").replace("__", "").replace("`", "")
+    text = re.sub(r"(?<![\w)*])\*(?=[^\s*])([^*\n]*)(?<=[^\s*])\*(?![\w(*])", r"\1", text)
+    return re.sub(r" ?\n[ \n]*", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()
 
 
 def first_sentence(text: str) -> str:
@@ -64,7 +72,7 @@ def first_sentence(text: str) -> str:
     text = text.strip()
     for match in SENTENCE.finditer(text):
         head = text[: match.start()]
-        if match.group() == "\n" or not re.fullmatch(r"\(?[A-Za-z]\)?", head):
+        if match.group() == "\n" or not re.fullmatch(r"\(?[A-Za-z]\)?|.*\b(?:e\.g|i\.e|sq|cu|approx)", head):
             return head.strip()
     return text
 
@@ -76,22 +84,33 @@ def option(text: str, options: Mapping[str, str]) -> str | None:
     """The letter of the option that a response chooses, or None.
 
     options: letter -> text. Tried in this order: a letter alone or in front ("B", "(b)", "B. cat"), the text of an
-    option, "option B", a letter in brackets, an option's text within the answer (the longest that is unique), a capital
-    standing alone. First in what is marked as the answer; else, after a letter in front, in the last line; at last in
-    the whole response.
+    option, "option B", a letter in brackets, an option's text within the answer (the longest that is unique), its
+    value, a capital standing alone. First in what is marked as the answer; else, after a letter in front, in the last
+    line; at last in the whole response. A list of all options, repeated from the question, is not looked at.
     """
-    whole, found = undecorated(text), marked(text)
+    text = without_options(undecorated(text), options)
+    found = marked(text)
     if found is None:
-        letter = leading_letter(whole, options)
+        letter = leading_letter(text, options)
         if letter is not None:
             return letter
         found = stated(text)
-    for part in dict.fromkeys((found, whole)):
-        for rule in (leading_letter, whole_text, named_letter, text_within, lone_capital):
+    for part in dict.fromkeys((found, text)):
+        for rule in (leading_letter, whole_text, named_letter, text_within, value_within, lone_capital):
             letter = rule(part, options)
             if letter is not None:
                 return letter
     return None
+
+
+def without_options(text: str, options: Mapping[str, str]) -> str:
+    """The text without the list of all options: "(A) cat (B) dog", "A. cat, B. dog", a line each."""
+    if len(options) < 2 or not all(map(plain, options.values())):
+        return text
+    listed = r"[\s,;|/]*(?:(?:and|or)\s)?".join(
+        rf"[(\[]?\b{letter}\s?[)\].:]{{1,2}}\s?{re.escape(choice.strip())}\.?" for letter, choice in options.items()
+    )
+    return re.sub(listed, " ", text, flags=re.IGNORECASE).strip()
 
 
 def leading_letter(part: str, options: Mapping[str, str]) -> str | None:
@@ -134,11 +153,18 @@ def text_within(part: str, options: Mapping[str, str]) -> str | None:
     return longest[0] if len(longest) == 1 else None
 
 
+def value_within(part: str, options: Mapping[str, str]) -> str | None:
+    """The option whose value is the number of the answer: "4cm" in "It is 4 cm long"."""
+    found = number_in(part)
+    same = [letter for letter, choice in options.items() if is_close(value(choice), found)]
+    return same[0] if len(same) == 1 else None
+
+
 def lone_capital(part: str, options: Mapping[str, str]) -> str | None:
     """The only capital that stands alone as a word; "A" and "I" before most words are words of English."""
     found = set()
     for match in re.finditer(r"(?<![\w'])([A-Z])(?![\w'])", part):
-        is_word = match.group(1) in "AI" and re.match(r"\s+(?!(?:or|and|is)\b)[a-z]", part[match.end() :])
+        is_word = match.group(1) in "AI" and re.match(r"\s+(?!(?:or|nor|and|is)\b)[a-z]", part[match.end() :])
         if not is_word and known(match.group(1), options):
             found.add(match.group(1))
     return found.pop() if len(found) == 1 else None
@@ -161,122 +187,18 @@ def plain(text: str) -> str:
 
 
 def number(text: str) -> float | None:
-    """The number a response gives: the whole stated answer if it is one, else what stands behind its last "=", else the
-    last number in it, else that of the whole response."""
-    for part in dict.fromkeys((stated(text), text.strip())):
-        whole = value(part)
-        if whole is None and "=" in part:
-            whole = value(part.rsplit("=", 1)[1])
-        if whole is not None:
-            return whole
-        found = numbers(part)
-        if found:
-            return found[-1]
-    return None
-
-
-def numbers(text: str) -> list[float]:
-    """Every number written in a text, left to right: 1,234.5, -3, 2/5, 40%, .5, 1e3, zero to twelve."""
-    text = text.replace("−", "-").replace("\\frac", " frac")
-    pattern = (
-        r"frac\s*\{\s*(?P<over>-?\d+(?:\.\d+)?)\s*\}\s*\{\s*(?P<under>\d+(?:\.\d+)?)\s*\}"
-        r"|(?<![\w.])(?P<n>-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?|-?\.\d+)(?:\s*/\s*(?P<d>\d+(?:\.\d+)?))?"
-        r"|\b(?P<word>" + "|".join(WORDS) + r")\b"
-    )
-    found = []
-    for match in re.finditer(pattern, text, re.IGNORECASE):
-        if match["word"]:
-            found.append(float(WORDS[match["word"].lower()]))
-            continue
-        over, under = (match["over"], match["under"]) if match["over"] else (match["n"], match["d"])
-        if under is None or float(under):
-            found.append(float(over.replace(",", "")) / (1.0 if under is None else float(under)))
-    return found
-
-
-WORDS = {
-    word: index
-    for index, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
-}
-
-
-def value(text: str) -> float | None:
-    """The value of a text that is one number or formula and perhaps a unit; None for anything else.
-
-    "3\\sqrt{2} cm", "$1,200", "\\frac{1}{2}\\pi", "x = 45°".
-    """
-    text = re.sub(r"\\(?:mathrm|text|operatorname|mathbf)\s*\{[^{}]*\}", " ", str(text))  # units, written in LaTeX
-    text = re.sub(r"\\(?:left|right|,|;|!|quad|displaystyle)|[$`]", "", text)
-    text = text.replace("−", "-").replace("×", "*").replace("·", "*").replace("÷", "/")
-    text = re.sub(r"\\(?:times|cdot)\b", "*", text)
-    text = re.sub(
-        r"\\d?frac\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}", r"((\1)/(\2))", text
-    )
-    text = re.sub(r"\\sqrt\s*\{([^{}]*)\}", r"sqrt(\1)", text)
-    text = re.sub(r"(?:\\sqrt|√)\s*\(?(\d+(?:\.\d+)?)\)?", r"sqrt(\1)", text)
-    text = re.sub(r"\^\s*\{?\s*\\?(?:circ|degree)\s*\}?|°|\bdegrees?\b|\\degree|\\%|%", "", text)
-    text = text.replace("\\pi", "pi").replace("π", "pi").replace("^", "**").replace("{", "(").replace("}", ")")
-    text = re.sub(r"^\s*\(?[A-Za-z∠△\\ ]{1,12}?\)?\s*=\s*", "", text)  # "x =", "angle ABC ="
-    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text).strip().rstrip(".")
-    if text.lower() in WORDS:
-        return float(WORDS[text.lower()])
-    text = re.sub(
-        r"\s+(?:square |cubic )?(?!pi|sqrt)(?:[a-zA-Z]{1,12})(?:\*\*[23]|[²³])?\.?$", "", text
-    )  # "5 cm", "12 square units"
-    text = re.sub(r"(?<=\d)\s*(?:cm|mm|km|m|ft|in|kg|g|s|h)(?:\*\*[23]|[²³])?$", "", text)
-    text = re.sub(r"(?<=[\d)])\s*(?=pi|sqrt|\()", "*", text)  # 2pi, 3sqrt(2)
-    text = re.sub(r"(?<=pi)\s*(?=\d|sqrt|\()|(?<=\))\s*(?=\d|pi|sqrt|\()", "*", text)
-    if not re.fullmatch(r"[\d\s.+\-*/()a-z]+", text):
-        return None
-    try:
-        result = worked_out(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, ZeroDivisionError, OverflowError):
-        return None
-    return result if math.isfinite(result) else None
-
-
-def worked_out(node: ast.AST) -> float:
-    """The value of a formula's tree. Raises ValueError for anything but numbers, pi, sqrt and + - * / **."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
-        return float(node.value)
-    if isinstance(node, ast.Name) and node.id == "pi":
-        return math.pi
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
-        inner = worked_out(node.operand)
-        return -inner if isinstance(node.op, ast.USub) else inner
-    if (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "sqrt"
-        and len(node.args) == 1
-    ):
-        return math.sqrt(worked_out(node.args[0]))
-    if isinstance(node, ast.BinOp):
-        left, right = worked_out(node.left), worked_out(node.right)
-        if isinstance(node.op, ast.Add):
-            return left + right
-        if isinstance(node.op, ast.Sub):
-            return left - right
-        if isinstance(node.op, ast.Mult):
-            return left * right
-        if isinstance(node.op, ast.Div):
-            return left / right
-        if isinstance(node.op, ast.Pow) and abs(right) <= LARGEST_EXPONENT and left >= 0:
-            return left**right
-    raise ValueError(f"{ast.dump(node)} is no number")
-
-
-def is_close(a: float | None, b: float | None) -> bool:
-    """Whether two numbers are the same but for rounding along the way."""
-    return a is not None and b is not None and math.isclose(a, b, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-9)
+    """The number a response gives: that of its stated answer, else that of the whole response."""
+    parts = dict.fromkeys((stated(text), undecorated(text)))
+    return next((found for found in map(number_in, parts) if found is not None), None)
 
 
 # Benchmarks
 
 
 def lettered(choices: Sequence[str]) -> dict[str, str]:
-    """Choices under the letters A, B, C, ..."""
-    return dict(zip(LETTERS, map(str, choices), strict=False))
+    """Choices under the letters A, B, C, ...; behind Z stand AA, AB, ..."""
+    letters = ("".join(letter) for length in count(1) for letter in product(LETTERS, repeat=length))
+    return dict(zip(letters, map(str, choices), strict=False))
 
 
 def mathvista_answer(text: str, doc: Mapping) -> str | None:
@@ -320,7 +242,10 @@ def is_right_mathverse(text: str, doc: Mapping) -> bool:
     """Whether a response to a MathVerse document is right: the letter of the option, or an equal value or formula."""
     expected = str(doc["answer"]).strip()
     if doc["question_type"] == "multi-choice":
-        return option(text, options_in(doc["question"])) == expected.strip("()").upper()
+        expected = expected.strip("()").upper()
+        # The split with everything in the picture has an empty question, but for the one that judges are shown.
+        options = options_in(doc["question"]) or options_in(doc["question_for_eval"])
+        return option(text, options or unread_options(expected)) == expected
     part = stated(text)
     if formula(part) == formula(expected) or formula(text) == formula(expected):
         return True
@@ -335,9 +260,22 @@ def is_right_mathverse(text: str, doc: Mapping) -> bool:
 
 
 def options_in(question: str) -> dict[str, str]:
-    """The options written into a question, a line each: "A:4cm", "(B) 5", "C. 6"."""
-    found = re.findall(r"^\s*\(?([A-Z])\s*[:.)]\s*(.*?)\s*$", question, re.MULTILINE)
-    return {letter: text for letter, text in found} or lettered(("", "", "", ""))
+    """The options written into a question, the longest run of letters from A on: "A:4cm", "(B) 5", "C. 6", in lines of
+    their own or in one."""
+    runs: list[list[re.Match]] = []
+    for match in re.finditer(r"(?<![\w\\])\(?([A-Z])\s?[:.)]", question):
+        if match[1] == "A":
+            runs.append([match])
+        elif runs and match[1] == LETTERS[len(runs[-1])]:
+            runs[-1].append(match)
+    best = max(reversed(runs), key=len, default=[])
+    ends = [*(match.start() for match in best[1:]), len(question)]
+    return {match[1]: question[match.end() : end].strip() for match, end in zip(best, ends, strict=False)}
+
+
+def unread_options(expected: str) -> dict[str, str]:
+    """Letters, for options that stand in the picture alone: A to D, or as far as the right one."""
+    return {letter: "" for letter in LETTERS if letter <= max("D", expected)}
 
 
 def formula(text: str) -> str:
@@ -350,7 +288,7 @@ def formula(text: str) -> str:
 
 def is_right_mmbench(text: str, doc: Mapping) -> bool:
     """Whether a response to an MMBench document chooses the right option; options that a document lacks are "nan"."""
-    options = {letter: str(doc[letter]) for letter in "ABCDE" if letter in doc and is_given(doc[letter])}
+    options = {letter: str(doc[letter]) for letter in LETTERS if letter in doc and is_given(doc[letter])}
     return option(text, options) == str(doc["answer"]).strip().upper()
 
 
