@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import count, product
 
-from .numbers import is_close, numbers, value
+from .numbers import LONGEST_ANSWER, is_close, numbers, value
 from .numbers import number as number_in
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -62,7 +62,7 @@ def in_braces(text: str, start: int) -> str:
 
 def undecorated(text: str) -> str:
     """The text without the signs that Markdown makes it bold or code with; white space is single, blank lines go."""
-    text = str(text).replace("**", "").replace("__", "").replace("`", "")
+    text = str(text)[-LONGEST_ANSWER:].replace("**", "").replace("__", "").replace("`", "")
     text = re.sub(r"(?<![\w)*])\*(?=[^\s*])([^*\n]*)(?<=[^\s*])\*(?![\w(*])", r"\1", text)
     return re.sub(r" ?\n[ \n]*", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()
 
