@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,12 +12,16 @@ from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 
 import llada_v.answer
-from llada_v import SamplerConfig, cli
+from llada_v import SamplerConfig, cli, quantization
 from llada_v.checkpoint import convert as conversion
+from llada_v.cli import generate
 from llada_v.generation.sampler import SamplerOutput, sample
 from llada_v.shipped import ROOT
+from llada_v.training import train as training
+from llada_v.training.recipe import load_recipe
 
 EOT, MASK = 1, 0
+RECIPE = ROOT / "scripts" / "recipes" / "sft.yaml"
 ANSWER = "two stars"
 
 
@@ -182,7 +187,7 @@ def test_every_sampler_setting_has_an_option():
 
 def test_quantize_is_done_before_the_first_answer(scripted, picture, monkeypatch):
     done = []
-    monkeypatch.setattr(llada_v.answer, "quantize", lambda model, bits: done.append((model, bits)))
+    monkeypatch.setattr(quantization, "quantize", lambda model, bits: done.append((model, bits)))
     cli.main(["generate", "--image", picture, "--question", "?", "--quantize", "int8"])
     assert done == [(scripted.model, "int8")]
 
@@ -197,7 +202,7 @@ def test_defaults_are_those_of_the_sampler_and_the_models_own_length(scripted, p
 def test_loading_options_reach_load(scripted, picture):
     words = ["--model", "m", "--device", "cpu", "--dtype", "bfloat16", "--attn-implementation", "eager"]
     cli.main(["generate", "--image", picture, "--question", "?", "--reproduce-original", *words])
-    assert scripted.loaded == ("m", "cpu", torch.bfloat16, "eager", True)
+    assert scripted.loaded == ("m", "cpu", "bfloat16", "eager", True)
 
 
 def test_suffix_stands_behind_the_answer(scripted, picture, capsys):
@@ -258,17 +263,34 @@ def test_convert_passes_its_options(monkeypatch, capsys):
     assert capsys.readouterr().out == "dst: 3 tensors\nleft out: logit_scale\nmade fresh: model.image_newline\n"
 
 
-def test_train_gets_its_words_as_they_are(monkeypatch):
-    train = pytest.importorskip("llada_v.training.train")
-    given = []
-    monkeypatch.setattr(train, "main", given.append)
-    cli.main(["train", "recipe.yaml", "--epochs", "1", "--seed", "3"])
-    assert given == [["recipe.yaml", "--epochs", "1", "--seed", "3"]]
+def test_train_takes_the_keys_of_a_recipe_as_options(monkeypatch):
+    trained = []
+    monkeypatch.setattr(training, "train", trained.append)
+    assert cli.main(["train", str(RECIPE), "--epochs", "2.5", "--train", "[projector]", "--seed", "3"]) == 0
+    assert trained == [replace(load_recipe(RECIPE), epochs=2.5, train=["projector"], seed=3)]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "required: RECIPE"),
+        (["--epochs", "1"], "required: RECIPE"),
+        ([str(RECIPE), "--epochs"], "--epochs: expected one argument"),
+        ([str(RECIPE), "epochs", "1"], "unrecognized arguments: epochs 1"),
+        ([str(RECIPE), "--epoch", "1"], "unrecognized arguments: --epoch 1"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["train", "budget"])
+def test_words_that_name_no_key_are_refused(verb, words, told, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([verb, *words])
+    assert stopped.value.code == 2
+    assert told in capsys.readouterr().err
 
 
 def test_the_readme_lists_every_option():
     parser = argparse.ArgumentParser(add_help=False)
-    llada_v.answer.add_arguments(parser)
+    generate.add_arguments(parser)
     options = {option for action in parser._actions for option in action.option_strings}
     rows = (ROOT / "README.md").read_text().splitlines()
     assert {row.split("`")[1] for row in rows if row.startswith("| `--")} == options

@@ -420,7 +420,7 @@ def queue(monkeypatch, tiny_folder, tmp_path):
         scripted = ScriptedLmmsEval(failing or {})
         monkeypatch.setattr(run.subprocess, "run", scripted)
         argv = ["--model", str(tiny_folder), "--tasks", tasks, "--output", str(tmp_path), *options]
-        status = run.main(argv)
+        status = cli.main(["evaluate", *argv])
         table = max(tmp_path.glob("*/*/table.json"), key=lambda file: file.stat().st_mtime_ns)
         return status, json.loads(table.read_text())["rows"], scripted
 
@@ -483,13 +483,13 @@ def test_several_processes_start_through_torchrun(queue):
 
 def test_several_machines_meet_where_the_environment_says(queue, monkeypatch, tiny_folder, tmp_path):
     with pytest.raises(ValueError, match="2 nodes need MASTER_ADDR"):
-        run.main(["--nodes", "2", "--tasks", "toyworld_video"])
+        run.Evaluation(nodes=2, tasks="toyworld_video")
     monkeypatch.setenv("MASTER_ADDR", "first")
     monkeypatch.setenv("NODE_RANK", "1")
     scripted = ScriptedLmmsEval()
     monkeypatch.setattr(run.subprocess, "run", scripted)
     argv = ["--model", str(tiny_folder), "--tasks", "toyworld_video", "--output", str(tmp_path), "--nodes", "2"]
-    assert run.main(argv) == 0
+    assert cli.main(["evaluate", *argv]) == 0
     assert {"--nnodes=2", "--node-rank=1", "--master-addr=first", "--master-port=29199"} <= set(scripted.commands[0])
     assert not list(tmp_path.glob("*/*/table.json")), "the first machine writes the table"
 
@@ -526,7 +526,7 @@ def test_a_model_folder_without_a_processor_is_said_before_anything_runs(queue, 
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "config.json").write_text("{}")
     with pytest.raises(OSError, match="has no tokenizer.json"):
-        run.main(["--model", str(tmp_path / "bare"), "--tasks", "toyworld_video", "--output", str(tmp_path)])
+        run.evaluate(run.Evaluation(str(tmp_path / "bare"), "toyworld_video", output=tmp_path))
 
 
 def test_a_changed_model_or_code_has_another_fingerprint(tmp_path, settings, monkeypatch):

@@ -94,7 +94,7 @@ def test_without_save_steps_only_the_finished_model_is_saved(recipe):
 
 KILLING = """
 import os, signal, sys
-from llada_v.training.train import main
+from llada_v.cli import main
 from llada_v.training.trainer import LladaVTrainer
 
 name, number, calls = sys.argv[1], int(sys.argv[2]), []
@@ -107,7 +107,7 @@ def wrapped(*args, **kwargs):
     return method(*args, **kwargs)
 
 setattr(LladaVTrainer, name, wrapped)
-main(sys.argv[3:])
+main(["train", *sys.argv[3:]])
 """
 
 

@@ -19,7 +19,7 @@ from llada_v.training.noise import EPSILON, Draw, add_noise, complement, diffusi
 from llada_v.training.recipe import load_recipe
 from llada_v.training.records import RecordDataset
 from llada_v.training.saving import newest_checkpoint
-from llada_v.training.train import main, train
+from llada_v.training.train import train
 from llada_v.training.trainer import LladaVTrainer, parameter_groups
 
 RECIPES = sorted((Path(__file__).parent.parent / "scripts" / "recipes").rglob("*.yaml"))
@@ -272,18 +272,6 @@ def test_a_batch_that_cannot_be_split_is_refused(recipe):
     assert replace(recipe, global_batch_size=32, micro_batch_size=2).accumulation(num_devices=4) == 4
     with pytest.raises(ValueError, match="global_batch_size 6 cannot be split over 4 devices .* a multiple of 8"):
         replace(recipe, global_batch_size=6).accumulation(num_devices=4)
-
-
-@pytest.mark.parametrize("words", [[], ["--epochs", "1"]])
-def test_training_needs_a_recipe(words):
-    with pytest.raises(ValueError, match="usage: train RECIPE.yaml"):
-        main(words)
-
-
-@pytest.mark.parametrize("words", [["--epochs"], ["epochs", "1"]])
-def test_overrides_come_in_pairs(words):
-    with pytest.raises(ValueError, match="overrides are pairs '--key value'"):
-        main([str(RECIPES[0]), *words])
 
 
 # What learns

@@ -1,6 +1,4 @@
-"""`llada-v tune`: the fastest settings for your own questions, found by successive halving (arXiv 1502.07943).
-
-    llada-v tune my_questions.jsonl --model path/to/model
+"""The fastest settings for your own questions, found by successive halving (arXiv 1502.07943).
 
 Every setting answers some of the questions, taken in random order; the better half goes on and answers as many again,
 and so on, until the last few have answered all. Better is what lies nearer the front of accuracy and speed, so a fast
@@ -9,23 +7,19 @@ compared with it on the same questions. The best of many looks a little better t
 searched on tell how much.
 """
 
-import argparse
 import random
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tqdm import tqdm
-from transformers.utils import logging
 
-from ..answer import check_numbers
 from .accuracy import front
-from .bench import add_model_options, check_files, check_settings, load_model, machine_of, named_settings
+from .bench import machine_of
 from .floor import Machine
-from .prompts import Item, question_batches, read_items
-from .report import Row, describe, row_of, save_json, save_png, table, verdict_on
+from .prompts import Item, question_batches
+from .report import Row, row_of
 from .rounds import Rounds, Run
-from .settings import Setting, searched, with_plain
+from .settings import Setting, with_plain
 
 FINALISTS = 8  # settings, at most, that answer every question where there are enough questions
 FEWEST = 16  # questions before anything is left out
@@ -110,54 +104,3 @@ def total(run: Run) -> float:
 def accuracy(run: Run) -> float:
     """Share of right answers."""
     return sum(run.is_right) / len(run.is_right)
-
-
-def main(argv: list[str]) -> None:
-    """Search and print. Raises ValueError or OSError for a request that cannot be met."""
-    parser = argparse.ArgumentParser(
-        prog="llada-v tune",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add(
-        "questions",
-        metavar="FILE",
-        help="JSON or JSONL of {image, question, answer}; images from its folder",
-    )
-    add("--batch", type=int, default=1, help="questions answered together (%(default)s)")
-    add_model_options(parser)
-    args = parser.parse_args(argv)
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    check_files(args)
-    check_numbers(args, "batch", "gen_length")
-    items = read_items(args.questions)
-    settings = named_settings(args)
-    check_settings(settings, args.gen_length)
-    model, processor = load_model(args)
-    common = dict(gen_length=args.gen_length or model.generation_config.max_new_tokens)
-    settings = settings or searched(common["gen_length"])
-    machine = machine_of(model)
-    about = describe(model.device, model.dtype, machine)
-    print(about, file=sys.stderr)
-    rows, left_out = tune(
-        model,
-        processor,
-        items,
-        settings,
-        common,
-        args.batch,
-        args.seed,
-        machine,
-        lambda line: print(line, file=sys.stderr),
-    )
-    best = front([(1 / row.seconds, row.right.value) for row in rows])
-    print(f"The front of accuracy and speed, slowest first, of {len(rows) + len(left_out)} settings:\n")
-    print(table([rows[index] for index in best]))
-    print(verdict_on(rows))
-    if args.json:
-        save_json(args.json, rows, about, machine, left_out=left_out, model=args.model)
-    if args.png:
-        save_png(args.png, rows, about)

@@ -3,9 +3,7 @@
 Writes into a folder: `report.json`, `bad_records.jsonl` and `lengths.png`.
 """
 
-import argparse
 import json
-import os
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,36 +119,3 @@ def draw_histogram(counts: list[int], edges: list[int], limit: int) -> Image.Ima
         draw.line((at, margin, at, bottom), (200, 40, 40), width=2)
         draw.text((at, margin - 8), f"limit {limit:,}", (200, 40, 40), font, anchor="ms")
     return image
-
-
-def main(argv: list[str]) -> int:
-    """Check the data of a recipe; 1 if a record is bad."""
-    parser = argparse.ArgumentParser(
-        prog="llada-v data check",
-        description="Read every record of a recipe, decode every picture and video, and report what is there.",
-        epilog="Any other --key value overrides a line of the recipe; --model, a folder with a processor, may be all "
-        "that is needed where the stage before has not run yet.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe of scripts/recipes")
-    parser.add_argument("--processes", type=int, default=cores(), metavar="N", help="default: one a core")
-    parser.add_argument("--report", metavar="DIR", help="folder for the report; default: exp/data_check/<recipe>")
-    args, rest = parser.parse_known_args(argv)
-
-    from ..processing_llada_v import LladaVProcessor
-    from ..training.recipe import load_recipe, overrides_of
-
-    recipe = load_recipe(args.recipe, overrides_of(rest))
-    folder = Path(args.report or Path("exp", "data_check", Path(args.recipe).stem))
-    records = Records(recipe.data, recipe.image_root, recipe.index_folder, recipe.seed)
-    encoding = Encoding(recipe.style, recipe.max_frames, recipe.max_length)
-    report = check(records, LladaVProcessor.from_pretrained(recipe.model), encoding, max(args.processes, 0))
-    report.write(folder)
-    print(report.text())
-    print(f"written to {folder}")
-    return 1 if report.bad else 0
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -6,7 +6,6 @@ reasoning ones, and so on; n : m is the simple ratio closest to that of the two 
 written exactly once.
 """
 
-import argparse
 import random
 from collections.abc import Iterator
 from itertools import islice
@@ -82,20 +81,3 @@ def mix(normal: str | Path, reasoning: str | Path, output: str | Path, seed: int
     thinking = records_of(reasoning, lambda: THINK if draw.random() < 0.5 else "")
     write_array(output, interleave(ordinary, thinking, ratio))
     return *counts, ratio
-
-
-def main(argv: list[str]) -> None:
-    """Interleave ordinary and reasoning records in one JSON array."""
-    parser = argparse.ArgumentParser(
-        prog="create_mix_data.py",
-        description="Interleave ordinary records (every question marked /no_think) and reasoning records (half of the "
-        "questions marked /think) in one JSON array.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--normal_data", required=True, metavar="FILE", help="ordinary records, .json or .jsonl")
-    parser.add_argument("--inference_data", required=True, metavar="FILE", help="reasoning records, .json or .jsonl")
-    parser.add_argument("--output_path", required=True, metavar="FILE", help="the JSON array to write")
-    parser.add_argument("--seed", type=int, default=42, help="which questions are marked /think; default 42")
-    args = parser.parse_args(argv)
-    normal, reasoning, ratio = mix(args.normal_data, args.inference_data, args.output_path, args.seed)
-    print(f"{args.output_path}: {normal} ordinary and {reasoning} reasoning records, {ratio[0]}:{ratio[1]}")

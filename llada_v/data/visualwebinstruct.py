@@ -3,7 +3,6 @@
 Checked against the description of its rows alone: "conversations", and "image" as a path, a list of paths, or absent.
 """
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,14 +53,3 @@ def record_of(row: dict, line: int) -> dict:
     if paths:
         record["image"] = paths[0] if isinstance(image, str) else paths
     return record
-
-
-def main(argv: list[str]) -> None:
-    """Rewrite VisualWebInstruct's JSON Lines as a JSON array."""
-    parser = argparse.ArgumentParser(
-        prog="llada-v data convert-visualwebinstruct", description=main.__doc__, allow_abbrev=False
-    )
-    parser.add_argument("source", metavar="SRC", help="mixed_conversation.jsonl")
-    parser.add_argument("target", metavar="DST", help="data/visualwebinstruct/mixed_conversation.json")
-    args = parser.parse_args(argv)
-    print(f"{args.target}: {convert(args.source, args.target):,} records")

@@ -20,7 +20,7 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
-from ..answer import DEMO_MODEL, DTYPES, load
+from ..answer import DEMO_MODEL, load
 from ..processing_llada_v import Sequence
 from .gen_kwargs import Settings, settings_of
 from .likelihood import are_greedy, log_likelihoods
@@ -119,17 +119,13 @@ class LladaV(lmms):
             raise ValueError(f"batch_size is {batch_size!r}; give a whole number of at least 1")
         if on_bad_document not in BAD_DOCUMENT:
             raise ValueError(f"on_bad_document is {on_bad_document!r}; choose one of {', '.join(BAD_DOCUMENT)}")
-        if dtype is not None and dtype not in DTYPES:
-            raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
         if reproduce_original and not self.is_simple:
             raise ValueError("reproduce_original needs the benchmarks' plain prompts; add --force_simple")
         self.accelerator = Accelerator()
         if device is None or self.accelerator.num_processes > 1:
             device = self.accelerator.device
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
-        self.model, self.processor = load(
-            pretrained, device, DTYPES.get(dtype), attn_implementation, reproduce_original
-        )
+        self.model, self.processor = load(pretrained, device, dtype, attn_implementation, reproduce_original)
         self.device = self.model.device
         self.batch_size = int(batch_size)
         self.reproduce_original = reproduce_original

@@ -1,13 +1,10 @@
 """A table of results: every task through lmms-eval on all devices, one after the other, and what came out.
 
-    llada-v evaluate --model path/to/LLaDA-V --tasks mmstar,chartqa --preset paper
-
-A task that fails is said and the others go on; the exit status is then 1. A run that was killed goes on where it was:
+A task that fails is said and the others go on. A run that was killed goes on where it was:
 finished tasks are not run again, and lmms-eval's cache holds the answers of the one that was running. Both count only
 for the same model, settings and code.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -16,17 +13,18 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-from ..answer import DEMO_MODEL, DTYPES, check_numbers
+from ..answer import DEMO_MODEL
 from ..checkpoint.files import local_folder
 from ..processing_llada_v import LladaVProcessor
 from ..shipped import PACKAGE, shipped
-from .results import Row, failed, markdown, read_log, rows_of, save_table
-from .settings import NO_KEY, PRESETS, SETTINGS_FILE, Benchmark, chosen_tasks, read_settings
+from .results import Row, failed, read_log, rows_of, save_table
+from .settings import NO_KEY, SETTINGS_FILE, Benchmark, chosen_tasks, read_settings
 from .toyworld import write_tasks
 
 TASK_FILES = shipped("eval/tasks")
@@ -35,57 +33,74 @@ NODE_RANK, MASTER_PORT = ("NODE_RANK", "RANK", "SLURM_NODEID"), 29199
 WHOLE_FILE = 2**20  # bytes up to which a file counts with its content and not its date
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Every option of `main`."""
-    add = parser.add_argument
-    add("--model", default=str(DEMO_MODEL), help="folder or hub name (default: the tiny model that ships)")
-    add("--tasks", metavar="A,B", help="names of the settings; `paper`: all of the paper's (default); `toyworld`")
-    add("--preset", choices=PRESETS, default="paper", help="paper: the original's settings (default); fast: the faster")
-    add("--settings", default=SETTINGS_FILE, metavar="FILE", help="default: eval/settings.yaml")
-    add("--output", default=OUTPUT, metavar="DIR", help="default: exp/eval")
-    add("--batch-size", type=int, default=1, help="documents at once in a process (%(default)s)")
-    add("--limit", type=int, metavar="N", help="only the first N documents of a task, to try things out")
-    add("--num-processes", type=int, metavar="N", help="on this machine (default: one a GPU, or one)")
-    add("--dtype", choices=DTYPES, help="default: bfloat16 on a GPU, float32 on a CPU")
-    add("--attn-implementation", metavar="NAME", help="sdpa, eager, flash_attention_2, ...")
-    add("--num-masks", type=int, default=128, help="of a log-likelihood (%(default)s)")
-    add("--seed", type=int, default=0, help="of random masks, and of answers with temperature (%(default)s)")
-    add("--on-bad-document", choices=("error", "skip"), default="error", help="whose picture cannot be read (error)")
-    add("--reproduce-original", action="store_true", help="the original's prompts, token by token")
-    add("--questions", type=int, default=200, metavar="N", help="of each kind in the small world (%(default)s)")
-    add("--fresh", action="store_true", help="forget what earlier runs of these tasks left")
-    add("--nodes", type=int, default=1, metavar="N", help="machines; run the same line on each, see eval/README.md")
+@dataclass(frozen=True)
+class Evaluation:
+    """What is run, and how.
+
+    model: folder or hub name. tasks: see `chosen_tasks`. preset: "paper", the original's settings, or "fast".
+    settings: the table of benchmarks, see `read_settings`. output: folder for all results.
+    batch_size: documents at once in a process. limit: only the first documents of a task; None: all.
+    num_processes: on this machine; None: one a GPU, or one. nodes: machines, each of which runs the same.
+    dtype, attn_implementation: see `answer.load`.
+    num_masks: of a log-likelihood. seed: of random masks, and of answers with temperature.
+    on_bad_document: "error" or "skip", for one whose picture cannot be read.
+    reproduce_original: the original's prompts, token by token.
+    questions: of each kind in the small world.
+    fresh: forget what earlier runs of these tasks left.
+
+    Raises ValueError for a number below 1, and where several nodes do not find each other.
+    """
+
+    model: str = str(DEMO_MODEL)
+    tasks: str | None = None
+    preset: str = "paper"
+    settings: str | Path = SETTINGS_FILE
+    output: str | Path = OUTPUT
+    batch_size: int = 1
+    limit: int | None = None
+    num_processes: int | None = None
+    dtype: str | None = None
+    attn_implementation: str | None = None
+    num_masks: int = 128
+    seed: int = 0
+    on_bad_document: str = "error"
+    reproduce_original: bool = False
+    questions: int = 200
+    fresh: bool = False
+    nodes: int = 1
+    node_rank: int = field(init=False)
+
+    def __post_init__(self):
+        for name in ("batch_size", "limit", "num_processes", "num_masks", "questions", "nodes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        object.__setattr__(self, "node_rank", node_rank(self.nodes))
 
 
-def main(argv: list[str]) -> int:
-    """Run the tasks and print the table. Returns 0, or 1 where a task failed.
+def evaluate(plan: Evaluation) -> list[Row]:
+    """Run the tasks and return the rows of the table, which is also written to the output.
 
     Raises ValueError, FileNotFoundError or OSError for a request that cannot be met, before anything runs.
     """
-    parser = argparse.ArgumentParser(prog="llada-v evaluate", description=__doc__.splitlines()[0], allow_abbrev=False)
-    add_arguments(parser)
-    args = parser.parse_args(argv)
-    check_numbers(args, "batch_size", "limit", "num_processes", "questions", "nodes")
-    args.node_rank = node_rank(args.nodes)
-    tasks = chosen_tasks(read_settings(args.settings), args.tasks)
+    tasks = chosen_tasks(read_settings(plan.settings), plan.tasks)
     check_installed()
-    model = local_folder(args.model, {})
+    model = local_folder(plan.model, {})
     LladaVProcessor.from_pretrained(model)  # what is missing from the folder is said before the weights are read
     if any(task.files == "toyworld" for task in tasks):
-        write_tasks(count=args.questions)
-    variant = args.preset + ("-original" if args.reproduce_original else "")
-    folder = Path(args.output) / Path(args.model).name / variant
+        write_tasks(count=plan.questions)
+    variant = plan.preset + ("-original" if plan.reproduce_original else "")
+    folder = Path(plan.output) / Path(plan.model).name / variant
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     for task in tasks:
-        rows += run_task(task, model, folder / task.name, args)
-        if args.node_rank == 0:
-            title = f"{Path(args.model).name}, preset {variant}"
-            save_table(rows, folder, title, facts_of(args))
-    if args.node_rank == 0:
-        print(markdown(rows))
-        print(f"table.md, table.json and table.png are in {folder}")
-    return 1 if any(row.problem for row in rows) else 0
+        rows += run_task(task, model, folder / task.name, plan)
+        if plan.node_rank == 0:
+            title = f"{Path(plan.model).name}, preset {variant}"
+            save_table(rows, folder, title, facts_of(plan))
+    if plan.node_rank == 0:
+        print(f"table.md, table.json and table.png are in {folder}", file=sys.stderr)
+    return rows
 
 
 def check_installed() -> None:
@@ -96,15 +111,15 @@ def check_installed() -> None:
         raise ImportError("benchmarks need lmms-eval: bash init_env.sh eval, or pip install 'llada-v[eval]'") from error
 
 
-def facts_of(args: argparse.Namespace) -> dict:
+def facts_of(plan: Evaluation) -> dict:
     """What the table says about itself."""
     packages = ("llada-v", "lmms_eval", "torch", "transformers")
     return {
-        "model": args.model,
-        "preset": args.preset,
-        "reproduce_original": args.reproduce_original,
-        "batch_size": args.batch_size,
-        "limit": args.limit,
+        "model": plan.model,
+        "preset": plan.preset,
+        "reproduce_original": plan.reproduce_original,
+        "batch_size": plan.batch_size,
+        "limit": plan.limit,
         "versions": ", ".join(f"{package} {version(package)}" for package in packages),
     }
 
@@ -112,27 +127,27 @@ def facts_of(args: argparse.Namespace) -> dict:
 # One task
 
 
-def run_task(task: Benchmark, model: str, folder: Path, args: argparse.Namespace) -> list[Row]:
+def run_task(task: Benchmark, model: str, folder: Path, plan: Evaluation) -> list[Row]:
     """Run one task, unless it is done, and read its rows."""
-    settings = settings_text(task, args)
-    command = command_of(task, model, folder, args)
+    settings = settings_text(task, plan)
+    command = command_of(task, model, folder, plan)
     made_with = {"command": command, "content": fingerprint(task, model)}
     done = folder / "done.json"
-    known = json.loads(done.read_text()) if done.is_file() and not args.fresh else {}
+    known = json.loads(done.read_text()) if done.is_file() and not plan.fresh else {}
     if known.get("made_with") == made_with:
         print(f"{task.name}: done before", file=sys.stderr)
         return rows_in(task, folder, known["results"], settings)
-    if args.node_rank == 0:
-        begin(folder, made_with, args.fresh)
-    log = folder / ("log.txt" if args.node_rank == 0 else f"log-{args.node_rank}.txt")
+    if plan.node_rank == 0:
+        begin(folder, made_with, plan.fresh)
+    log = folder / ("log.txt" if plan.node_rank == 0 else f"log-{plan.node_rank}.txt")
     print(f"{task.name}: running, see {log}", file=sys.stderr, flush=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     start = time.time()
     with open(log, "a", encoding="utf-8") as output:
         status = subprocess.run(
-            [*launcher(args), *command], stdout=output, stderr=subprocess.STDOUT, env=environment()
+            [*launcher(plan), *command], stdout=output, stderr=subprocess.STDOUT, env=environment()
         ).returncode
-    if args.node_rank:
+    if plan.node_rank:
         return [] if status == 0 else [failed(task, settings, problem_in(log))]
     written = [file for file in folder.rglob("*_results.json") if file.stat().st_mtime >= start - 1]
     if status or not written:  # lmms-eval itself ends with 0 whatever happened
@@ -155,11 +170,11 @@ def rows_in(task: Benchmark, folder: Path, results: str, settings: str) -> list[
         return [failed(task, settings, str(error))]
 
 
-def settings_text(task: Benchmark, args: argparse.Namespace) -> str:
+def settings_text(task: Benchmark, plan: Evaluation) -> str:
     """The sampler's settings for the table."""
     if task.is_likelihood:
-        return f"{args.num_masks} masks"
-    given = task.sampling(args.preset)
+        return f"{plan.num_masks} masks"
+    given = task.sampling(plan.preset)
     lengths = "/".join(str(given.pop(name, "-")) for name in ("gen_length", "block_length", "steps"))
     words = [lengths, *(f"{name} {value}" for name, value in given.items() if value not in (0.0, "low_confidence"))]
     return " ".join([*words, *([task.think_mode] if task.think_mode else [])])
@@ -174,43 +189,43 @@ def node_rank(nodes: int) -> int:
     return int(next((os.environ[name] for name in NODE_RANK if os.environ.get(name)), 0))
 
 
-def launcher(args: argparse.Namespace) -> list[str]:
+def launcher(plan: Evaluation) -> list[str]:
     """The start of the command line: as many processes as there are devices."""
-    processes = args.num_processes or max(1, torch.cuda.device_count())
-    if processes * args.nodes == 1:
+    processes = plan.num_processes or max(1, torch.cuda.device_count())
+    if processes * plan.nodes == 1:
         return [sys.executable, "-m"]
     # `accelerate launch --cpu` starts one process whatever --num_processes says; torchrun starts them all.
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-    if args.nodes == 1:
+    if plan.nodes == 1:
         return [*command, "--standalone", "-m"]
-    place = [f"--nnodes={args.nodes}", f"--node-rank={args.node_rank}", f"--master-addr={os.environ['MASTER_ADDR']}"]
+    place = [f"--nnodes={plan.nodes}", f"--node-rank={plan.node_rank}", f"--master-addr={os.environ['MASTER_ADDR']}"]
     return [*command, *place, f"--master-port={os.environ.get('MASTER_PORT', MASTER_PORT)}", "-m"]
 
 
-def command_of(task: Benchmark, model: str, folder: Path, args: argparse.Namespace) -> list[str]:
+def command_of(task: Benchmark, model: str, folder: Path, plan: Evaluation) -> list[str]:
     """What runs a task through lmms-eval: its module's name and arguments."""
     model_args = {
         "pretrained": model,
-        "dtype": args.dtype,
-        "attn_implementation": args.attn_implementation,
-        "on_bad_document": args.on_bad_document,
-        "num_masks": args.num_masks,
-        "seed": args.seed,
+        "dtype": plan.dtype,
+        "attn_implementation": plan.attn_implementation,
+        "on_bad_document": plan.on_bad_document,
+        "num_masks": plan.num_masks,
+        "seed": plan.seed,
         "log": folder / "documents" / "log",
-        "reproduce_original": args.reproduce_original or None,
+        "reproduce_original": plan.reproduce_original or None,
     }
-    command = ["lmms_eval", "--model", "llada_v", "--batch_size", str(args.batch_size)]
+    command = ["lmms_eval", "--model", "llada_v", "--batch_size", str(plan.batch_size)]
     command += ["--model_args", ",".join(f"{name}={value}" for name, value in model_args.items() if value is not None)]
     command += ["--tasks", tasks_argument(task), "--output_path", str(folder), "--log_samples"]
     command += ["--use_cache", str(folder / "cache"), "--verbosity", "DEBUG"]  # with DEBUG an error ends the process
     if task.files == "toyworld":
         command += ["--include_path", str(TASK_FILES / task.files)]
     if not task.is_likelihood:
-        command += ["--gen_kwargs", task.gen_kwargs(args.preset)]
-    if task.plain or args.reproduce_original:
+        command += ["--gen_kwargs", task.gen_kwargs(plan.preset)]
+    if task.plain or plan.reproduce_original:
         command += ["--force_simple"]
-    if args.limit is not None:
-        command += ["--limit", str(args.limit)]
+    if plan.limit is not None:
+        command += ["--limit", str(plan.limit)]
     return command
 
 

@@ -1,18 +1,12 @@
 """The judge of the tiny model: held-out questions, exact match after white space and case are normalised.
 
-python -m llada_v judge --model model/llada-v-tiny --count 1000
+llada-v judge --model model/llada-v-tiny --count 1000
 """
 
-import argparse
-import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-from tqdm import tqdm
-
-from ..answer import DEMO_MODEL, load
 from ..generation.config import SamplerConfig
 from .questions import FAMILIES
 from .reasons import final_answer
@@ -80,35 +74,3 @@ def table(verdicts: list[Verdict]) -> list[tuple[str, int, int, float]]:
             rows.append((family, right, asked, 100 * right / asked))
     mean = sum(share for *_, share in rows) / len(rows)
     return [*rows, ("mean", sum(row[1] for row in rows), sum(row[2] for row in rows), mean)]
-
-
-def main(argv: list[str]) -> None:
-    """Judge a model and print the table as Markdown, or everything as JSON."""
-    parser = argparse.ArgumentParser(prog="llada-v judge", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=DEMO_MODEL, help="folder of the model (default: the tiny one that ships)")
-    parser.add_argument("--count", type=int, default=1000, help="questions (%(default)s)")
-    parser.add_argument("--families", nargs="+", choices=ALL_FAMILIES, default=FAMILIES, help="what is asked about")
-    parser.add_argument("--seed", type=int, default=0, help="which held-out questions (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=25, help="questions answered at once (%(default)s)")
-    parser.add_argument("--gen-length", type=int, default=CANVAS, help="answer canvas in tokens (%(default)s)")
-    parser.add_argument("--steps", type=int, help="forward passes for a whole canvas (default: one token a step)")
-    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
-    parser.add_argument("--json", action="store_true", help="every question, its answer and the table as JSON")
-    args = parser.parse_args(argv)
-    if args.count < 1 or args.batch_size < 1:
-        raise ValueError(f"--count is {args.count} and --batch-size {args.batch_size}; both must be at least 1")
-    sampler = SamplerConfig(gen_length=args.gen_length, steps=args.steps)
-    model, processor = load(args.model, args.device, torch.float32)
-    with tqdm(total=args.count, desc="judging", unit="question", disable=None) as bar:
-        verdicts = judge(model, processor, args.count, args.seed, sampler, args.batch_size, bar.update, args.families)
-    rows = table(verdicts)
-    if args.json:
-        print(
-            json.dumps(
-                {"table": rows, "verdicts": [vars(verdict) | {"is_right": verdict.is_right} for verdict in verdicts]}
-            )
-        )
-        return
-    print("| family | right | asked | exact match |\n|---|---|---|---|")
-    for family, right, asked, share in rows:
-        print(f"| {family} | {right} | {asked} | {share:.1f} % |")

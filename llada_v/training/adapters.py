@@ -3,7 +3,6 @@
 Also the frozen model in 4 bits (QLoRA, arXiv 2305.14314) where bitsandbytes and a GPU are there.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -88,16 +87,3 @@ def merge(adapter: str | Path, output: str | Path, base: str | None = None) -> N
     base = base or json.loads(file.read_text())["base_model_name_or_path"]
     model = LladaVForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
     write_like(peft.PeftModel.from_pretrained(model, adapter).merge_and_unload(), base, output)
-
-
-def main(argv: list[str]) -> None:
-    """`llada-v merge-lora ADAPTER DST`."""
-    parser = argparse.ArgumentParser(
-        prog="llada-v merge-lora", description="write base and adapter as one model folder", allow_abbrev=False
-    )
-    parser.add_argument("adapter", metavar="ADAPTER", help="output of a LoRA stage, or one of its checkpoints")
-    parser.add_argument("output", metavar="DST", help="folder to make")
-    parser.add_argument("--model", help="base model; default: the one that the adapter was trained on")
-    args = parser.parse_args(argv)
-    merge(args.adapter, args.output, args.model)
-    print(f"{args.output}: a whole model")

@@ -3,7 +3,6 @@
 What two stages forgot of each other's lessons is often right again half-way between them.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,15 +42,3 @@ def check_shapes(first: str | Path, ours: dict, other: str | Path, theirs: dict)
         if ours.get(name) != theirs.get(name):
             told = f"{name} is {ours.get(name)} in {first} and {theirs.get(name)} in {other}"
             raise ValueError(f"{told}; only equals have a mean")
-
-
-def main(argv: list[str]) -> None:
-    """`llada-v average DST SRC SRC ...`."""
-    parser = argparse.ArgumentParser(
-        prog="llada-v average", description="write the mean of several models' weights", allow_abbrev=False
-    )
-    parser.add_argument("target", metavar="DST", help="folder to make")
-    parser.add_argument("sources", metavar="SRC", nargs="+", help="models, the last of which gives the processor")
-    args = parser.parse_args(argv)
-    average(args.sources, args.target)
-    print(f"{args.target}: the mean of {len(args.sources)} models")

@@ -5,8 +5,8 @@ one block of tower and trunk, run on torch's meta device, times the number of bl
 inputs of all blocks, and one block whole). A batch is taken to be as long as the recipe allows.
 """
 
-import argparse
 import copy
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -21,10 +21,9 @@ from ..head import LOGITS_AT_ONCE
 from ..modeling_llada import rotary_tables
 from .build import empty_model, part_of
 from .plan import config_of
-from .recipe import Recipe, load_recipe, overrides_of
+from .recipe import Recipe
 from .zero import read_deepspeed
 
-GPUS = (1, 2, 4, 8, 16, 32, 64)
 CAPTION = 256  # tokens taken for the text of a caption
 CONTEXT = 1_000_000_000  # bytes that CUDA and its libraries take on a device before the first tensor, roughly
 ATTENTION = "budget"  # name of an attention that makes what flash attention keeps
@@ -243,19 +242,14 @@ def flash_like(module, query, key, value, attention_mask, **kwargs):
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, flash_like)
 
 
-def main(argv: list[str]) -> None:
-    """`llada-v budget RECIPE [--length N] [--gpus N ...] [--key value ...]`."""
-    parser = argparse.ArgumentParser(
-        prog="llada-v budget", description="memory that a recipe needs on each device", allow_abbrev=False
-    )
-    parser.add_argument("recipe", metavar="RECIPE", help="file; `--key value` overrides a line of it")
-    parser.add_argument("--length", type=int, help="tokens of a row; default: the longest that the recipe allows")
-    parser.add_argument("--gpus", type=int, nargs="+", default=list(GPUS), help=f"default: {' '.join(map(str, GPUS))}")
-    args, words = parser.parse_known_args(argv)
-    recipe = load_recipe(args.recipe, overrides_of(words))
+def print_budget(recipe: Recipe, length: int | None, gpus: Sequence[int]) -> None:
+    """Print the budget of every sharding and number of devices as a table.
+
+    length: tokens of a row; None: the longest that the recipe allows.
+    """
     if recipe.deepspeed is not None:
         read_deepspeed(recipe.deepspeed)
-    maker = BudgetMaker(recipe, args.length)
+    maker = BudgetMaker(recipe, length)
     print(
         f"{recipe.model} ({maker.where}): {maker.total:,} parameters, {maker.trained:,} trained; "
         f"{maker.rows} rows of {maker.length:,} tokens with {maker.tiles} tiles a forward pass"
@@ -266,7 +260,7 @@ def main(argv: list[str]) -> None:
     for sharding in SHARDINGS:
         if recipe.quantize and sharding.stage:
             continue
-        for devices in args.gpus:
+        for devices in gpus:
             found = maker.budget(sharding, devices)
             numbers = (found.weights, found.gradients, found.optimizer, found.activations, found.working)
             cells = [f"{number / 1e9:.1f}" for number in (*numbers, found.total + CONTEXT, found.offloaded)]

@@ -214,13 +214,6 @@ class Recipe:
         return yaml.safe_dump(asdict(self), sort_keys=False)
 
 
-def overrides_of(words: list[str]) -> dict[str, str]:
-    """YAML texts by key from command-line words '--key value'. Raises ValueError where they are not pairs."""
-    if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
-        raise ValueError(f"overrides are pairs '--key value'; found {' '.join(words)}")
-    return dict(zip((word[2:] for word in words[::2]), words[1::2], strict=True))
-
-
 def load_recipe(file: str | Path, overrides: dict[str, str] | None = None) -> Recipe:
     """The recipe in a YAML file, or a shipped one by its name (`recipe_file`), with overrides as YAML text by key.
 

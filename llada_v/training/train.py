@@ -1,4 +1,4 @@
-"""The training entry point: read the recipe, build, train, save. `python -m llada_v train RECIPE`."""
+"""One stage from its recipe to the finished folder: build, train, save."""
 
 import logging
 import os
@@ -11,8 +11,7 @@ from transformers.trainer_utils import set_seed
 from ..processing_llada_v import LladaVProcessor
 from .build import count_trainable, load_model
 from .collate import Collator
-from .plan import print_plan
-from .recipe import Recipe, load_recipe, overrides_of
+from .recipe import Recipe
 from .records import RecordDataset
 from .saving import check_output, check_space, newest_checkpoint, write_origin
 from .trainer import LladaVTrainer, training_arguments
@@ -24,18 +23,6 @@ class Stopped(SystemExit):
     """The run was asked to stop, has saved, and is not finished: the exit status that a shell gives to SIGTERM."""
 
     code = 143
-
-
-def main(argv: list[str]) -> None:
-    """Train the recipe named first, with `--key value` overrides behind it; with `--dry-run` print the plan only."""
-    words = [word for word in argv if word != "--dry-run"]
-    if not words or words[0].startswith("-"):
-        raise ValueError("usage: train RECIPE.yaml [--dry-run] [--key value ...]")
-    recipe = load_recipe(words[0], overrides_of(words[1:]))
-    if len(words) < len(argv):
-        print_plan(recipe, num_devices())
-    else:
-        train(recipe)
 
 
 def num_devices() -> int:

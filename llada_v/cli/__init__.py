@@ -1,0 +1,67 @@
+"""`llada-v VERB ...` (or `python -m llada_v`): all argument parsing of the project, one module a verb.
+
+A verb's module has `add_arguments(parser)` and `run(args)`, which returns an exit status or nothing; its docstring is
+what `--help` says. What a verb works with is imported when it runs.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+TRACEBACK = "LLADA_V_TRACEBACK"
+USER_ERRORS = (ValueError, OSError, ImportError)
+VERBS = {
+    "generate": "answer questions about pictures or a video",
+    "convert": "rewrite published weights as a folder that loads like any other",
+    "train": "train a stage: RECIPE [--key value ...]",
+    "budget": "memory that a recipe needs on each device: RECIPE [--key value ...]",
+    "merge-lora": "write base model and adapter as one model: ADAPTER DST",
+    "average": "write the mean of several models' weights: DST SRC SRC ...",
+    "data": "training data: check RECIPE, mix, convert-visualwebinstruct",
+    "judge": "score a model on held-out questions of the small world",
+    "evaluate": "benchmarks through lmms-eval, and their table",
+    "bench": "measure sampler settings side by side: speed, floor, memory, accuracy",
+    "tune": "find the fastest settings for your own questions: FILE",
+    "toyworld": "what a training in the small world starts from: data, model, sight",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb and return the exit status, see `status_of`."""
+    parser = argparse.ArgumentParser(
+        prog="llada-v",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="LLaDA-V: a masked-diffusion model that answers questions about pictures.\n\n"
+        + "\n".join(f"  {name:10} {told}" for name, told in VERBS.items()),
+        epilog=f"`llada-v VERB --help` lists a verb's options. {TRACEBACK}=1 shows where an error comes from.",
+    )
+    parser.add_argument("verb", choices=VERBS, metavar="VERB")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="options of the verb")
+    args = parser.parse_args(argv)
+    return status_of(run_verb, args.verb, args.arguments)
+
+
+def run_verb(name: str, argv: list[str]) -> int | None:
+    """Parse the words behind a verb and run it."""
+    verb = import_module(f".{name.replace('-', '_')}", __package__)
+    parser = argparse.ArgumentParser(
+        prog=f"llada-v {name}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=verb.__doc__,
+        allow_abbrev=False,
+    )
+    verb.add_arguments(parser)
+    return verb.run(parser.parse_args(argv))
+
+
+def status_of(run: Callable, *arguments) -> int:
+    """The exit status that `run` returns (0 for nothing), or 2 after one line on stderr that says what is wrong."""
+    try:
+        return run(*arguments) or 0
+    except USER_ERRORS as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2

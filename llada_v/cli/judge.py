@@ -1,0 +1,46 @@
+"""Score a model on held-out questions of the small world and print the table as Markdown, or everything as JSON."""
+
+import argparse
+import json
+
+from ..toyworld.questions import FAMILIES
+from ..toyworld.stories import ALL_FAMILIES
+from ..toyworld.tiny import CANVAS
+from .options import check_numbers
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is asked, of which model, and how it answers."""
+    add = parser.add_argument
+    add("--model", help="folder of the model (default: the tiny one that ships)")
+    add("--count", type=int, default=1000, help="questions (%(default)s)")
+    add("--families", nargs="+", choices=ALL_FAMILIES, default=FAMILIES, help="what is asked about")
+    add("--seed", type=int, default=0, help="which held-out questions (%(default)s)")
+    add("--batch-size", type=int, default=25, help="questions answered at once (%(default)s)")
+    add("--gen-length", type=int, default=CANVAS, help="answer canvas in tokens (%(default)s)")
+    add("--steps", type=int, help="forward passes for a whole canvas (default: one token a step)")
+    add("--device", help="default: cuda where there is one, else cpu")
+    add("--json", action="store_true", help="every question, its answer and the table as JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Judge and print."""
+    from tqdm import tqdm
+
+    from ..answer import DEMO_MODEL, load
+    from ..generation.config import SamplerConfig
+    from ..toyworld.judge import judge, table
+
+    check_numbers(args, "count", "batch_size")
+    sampler = SamplerConfig(gen_length=args.gen_length, steps=args.steps)
+    model, processor = load(args.model or DEMO_MODEL, args.device, "float32")
+    with tqdm(total=args.count, desc="judging", unit="question", disable=None) as bar:
+        verdicts = judge(model, processor, args.count, args.seed, sampler, args.batch_size, bar.update, args.families)
+    rows = table(verdicts)
+    if args.json:
+        judged = [vars(verdict) | {"is_right": verdict.is_right} for verdict in verdicts]
+        print(json.dumps({"table": rows, "verdicts": judged}))
+        return
+    print("| family | right | asked | exact match |\n|---|---|---|---|")
+    for family, right, asked, share in rows:
+        print(f"| {family} | {right} | {asked} | {share:.1f} % |")

@@ -1,0 +1,23 @@
+"""Train the stage of a recipe. `bash scripts/launch.sh RECIPE` starts it on all devices."""
+
+import argparse
+
+from .options import add_recipe, recipe_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The recipe and its keys."""
+    add_recipe(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, or print the plan."""
+    from ..training.plan import print_plan
+    from ..training.train import num_devices, train
+
+    recipe = recipe_of(args)
+    if args.dry_run:
+        print_plan(recipe, num_devices())
+    else:
+        train(recipe)
