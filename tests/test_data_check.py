@@ -116,12 +116,6 @@ def test_an_array_that_is_not_json_is_one_error(check, tmp_path):
     assert status == 2 and printed.startswith("error: ") and "a.json is not valid JSON: record 1" in printed
 
 
-def test_a_recipe_that_is_wrong_is_one_error(check, tmp_path):
-    file = write_lines(tmp_path / "a.jsonl", MIXED)
-    assert "--colour is not a key of a recipe" in check(file, "--colour", "red")[3]
-    assert "overrides are pairs '--key value'" in check(file, "red")[3]
-
-
 def test_several_processes_find_the_same(check, tmp_path):
     file = write_lines(tmp_path / "a.jsonl", [*MIXED, {}] * 60)  # three chunks
     alone, together = check(file), check(file, "--processes", "2")

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+from .parser import Parser
+
 TRACEBACK = "LLADA_V_TRACEBACK"
 USER_ERRORS = (ValueError, OSError, ImportError)
 VERBS = {
@@ -30,9 +32,8 @@ VERBS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return the exit status, see `status_of`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="llada-v",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="LLaDA-V: a masked-diffusion model that answers questions about pictures.\n\n"
         + "\n".join(f"  {name:10} {told}" for name, told in VERBS.items()),
         epilog=f"`llada-v VERB --help` lists a verb's options. {TRACEBACK}=1 shows where an error comes from.",
@@ -46,12 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 def run_verb(name: str, argv: list[str]) -> int | None:
     """Parse the words behind a verb and run it."""
     verb = import_module(f".{name.replace('-', '_')}", __package__)
-    parser = argparse.ArgumentParser(
-        prog=f"llada-v {name}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=verb.__doc__,
-        allow_abbrev=False,
-    )
+    parser = Parser(prog=f"llada-v {name}", description=verb.__doc__)
     verb.add_arguments(parser)
     return verb.run(parser.parse_args(argv))
 

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True)
 
     def add_task(name, run_task, told, **more):
-        task = tasks.add_parser(name, help=told, description=told, allow_abbrev=False, **more)
+        task = tasks.add_parser(name, help=told, description=told, **more)
         task.set_defaults(run_task=run_task)
         return task
 
