@@ -17,9 +17,9 @@ from llada_v.data.measure import MODALITIES, Encoding, Measurer
 from llada_v.data.records import BadRecord, Records
 from llada_v.toyworld.records import write_dataset
 from llada_v.training.collate import Collator
+from llada_v.training.order import GroupedSampler, ShuffledSampler
 from llada_v.training.recipe import load_recipe
 from llada_v.training.records import RecordDataset
-from llada_v.training.sampling import GroupedSampler, ShuffledSampler
 
 EOS = 7
 
@@ -288,14 +288,35 @@ def batches_of(order, size=4):
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def test_records_of_a_batch_are_of_similar_length():
+def test_records_of_a_step_are_taken_by_chance_and_the_longest_come_first():
     for seed in range(5):
-        order = list(GroupedSampler(LENGTHS, ONE_KIND, batch_size=4, seed=seed))
-        batches = [[int(LENGTHS[index]) for index in batch] for batch in batches_of(order)]
-        spreads = [max(batch) - min(batch) for batch in batches]
-        assert sum(spreads) / len(spreads) < 5  # by chance about 60
-        means = [sum(batch) / len(batch) for batch in batches[:50]]
-        assert means != sorted(means)
+        steps = [[int(LENGTHS[index]) for index in batch] for batch in batches_of(grouped(LENGTHS, seed))]
+        assert all(step == sorted(step, reverse=True) for step in steps)
+        spreads = [max(step) - min(step) for step in steps]
+        assert sum(spreads) / len(spreads) > 50  # by chance about 60; sorted over many steps below 5
+
+
+def test_long_answers_are_spread_over_the_steps_as_by_chance():
+    """As in the original, whose order of lengths ends at a global batch."""
+    lengths = np.where(np.random.default_rng(0).random(16_000) < 0.3, 1000, 100)
+    by_chance = np.sqrt(0.3 * 0.7 / 16)
+    for seed in range(3):
+        shares = (lengths[np.array(grouped(lengths, seed, 16)).reshape(-1, 16)] == 1000).mean(1)
+        assert shares.std() == pytest.approx(by_chance, rel=0.1)
+        assert (shares == 0).mean() < 0.01
+
+
+def test_records_that_are_padded_together_are_of_similar_length():
+    order = grouped(LENGTHS, 0, 100)
+    spread, by_chance = (
+        np.mean([np.ptp(LENGTHS[rows]) for rows in batches_of(numbers)]) for numbers in (order, range(len(LENGTHS)))
+    )
+    assert spread < by_chance / 5
+
+
+def grouped(lengths, seed, size=4):
+    """An epoch of records of one kind."""
+    return list(GroupedSampler(lengths, np.zeros(len(lengths)), size, seed))
 
 
 def test_records_of_a_batch_are_of_one_modality_but_for_what_is_left_over():

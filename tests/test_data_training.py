@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from sample_data import KINDS, MIXED, write_files
 
-from llada_v.training.sampling import ShuffledSampler
+from llada_v.training.order import ShuffledSampler
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = str(ROOT / "scripts" / "recipes" / "tiny" / "instruct.yaml")

@@ -5,17 +5,19 @@ from torch.utils.data import Sampler
 
 
 class GroupedSampler(Sampler[int]):
-    """A random order in which the records of one optimizer step are of one modality and of similar length.
+    """A random order in which the records of one optimizer step are of one modality, the longest first.
 
-    Within each modality records are shuffled, cut into chunks of `CHUNK_BATCHES` batches, and sorted within a chunk;
-    then the batches of all modalities are shuffled. What is left over of each modality makes mixed batches, and what
-    makes no whole batch then comes last.
+    Within each modality records are shuffled and cut into batches; the batches of all modalities are shuffled. What is
+    left over of each modality makes mixed batches, and what makes no whole batch then comes last. Sorted inside a
+    batch, records that are padded together, or wait for one another on several devices, are of similar length.
+
+    Which records share a step is left to chance, as in the original. Sorting 50 batches together would pad less (4 rows
+    of a batch of 16: 0.3 % filler instead of 12 %), but of records with 30 % long answers 31 % of such steps would have
+    no long one at all, instead of 0.3 % (`scripts/measure_order.py`).
 
     lengths, modalities: of each record; integers that need not be in memory.
     batch_size: records of one optimizer step, over all processes.
     """
-
-    CHUNK_BATCHES = 50
 
     def __init__(self, lengths, modalities, batch_size: int, seed: int):
         self.lengths, self.modalities = np.asarray(lengths), np.asarray(modalities)
@@ -34,23 +36,18 @@ class GroupedSampler(Sampler[int]):
         for modality in np.unique(self.modalities):
             members = random.permutation(np.flatnonzero(self.modalities == modality).astype(np.int32))
             cut = len(members) // self.batch_size * self.batch_size
-            batches += self.batches_of(members[:cut])
+            batches.append(members[:cut])
             rests.append(members[cut:])
-        rest = np.concatenate(rests)
-        rest = rest[np.lexsort((self.lengths[rest], self.modalities[rest]))]
+        rest = np.concatenate(rests)  # modality by modality
         cut = len(rest) // self.batch_size * self.batch_size
-        batches.append(rest[:cut].reshape(-1, self.batch_size))
-        batches = np.concatenate(batches)
+        batches = np.concatenate([*batches, rest[:cut]]).reshape(-1, self.batch_size)
         for number in random.permutation(len(batches)):
-            yield from batches[number].tolist()
-        yield from rest[cut:].tolist()
+            yield from self.longest_first(batches[number])
+        yield from self.longest_first(rest[cut:])
 
-    def batches_of(self, members: np.ndarray) -> list[np.ndarray]:
-        """Arrays (batches, batch_size) of similar lengths, from whole batches of shuffled numbers."""
-        size = self.batch_size * self.CHUNK_BATCHES
-        chunks = [members[start : start + size] for start in range(0, len(members), size)]
-        ordered = [chunk[np.argsort(self.lengths[chunk], kind="stable")] for chunk in chunks]
-        return [chunk.reshape(-1, self.batch_size) for chunk in ordered]
+    def longest_first(self, batch: np.ndarray) -> list[int]:
+        """The records of a batch in the order of their lengths."""
+        return batch[np.argsort(-self.lengths[batch], kind="stable")].tolist()
 
 
 class ShuffledSampler(Sampler[int]):
