@@ -5,7 +5,9 @@
 # and all its GPUs, or one process where there is none. On several nodes run the same line on each, with
 #   MASTER_ADDR          name of the first node (needed)
 #   MASTER_PORT          a free port there (29199)
-#   NODE_RANK or RANK    number of this node, from 0 (Slurm's SLURM_NODEID, if that is set)
+#   NODE_RANK or RANK    number of this node, from 0 (needed; Slurm's SLURM_NODEID, if that is set)
+# A node that waits ten minutes for another one ends with an error. SIGTERM, SIGINT, SIGUSR1 and SIGHUP have the run save
+# and end with status 0; "status" in run.json in its output tells whether it is finished.
 # --dry-run prints the plan for that many devices and starts nothing. PYTHON is the interpreter (.venv/bin/python).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -21,13 +23,13 @@ shift
 [[ $recipe == *.yaml ]] || recipe=${LLADA_V_RECIPES:-scripts/recipes}/$recipe.yaml
 
 gpus=
-if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
-    gpus=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .)
+if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then # as CUDA reads it: what is behind a -1 is not seen, empty is none
+    gpus=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | sed '/^ *-/,$d' | grep -c . || true)
 elif command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
     gpus=$(nvidia-smi -L | wc -l)
 fi
 nodes=1
-devices=${gpus:-1}
+devices=$((gpus > 0 ? gpus : 1))
 if [[ ${1:-} =~ ^[0-9]+$ ]]; then
     nodes=$1
     shift
@@ -50,9 +52,10 @@ if [ "$nodes" = 1 ]; then
     place=(--standalone)
 else
     [ -n "${MASTER_ADDR:-}" ] || fail "$nodes nodes need MASTER_ADDR, the name of the first one"
-    place=(--nnodes "$nodes" --node-rank "${NODE_RANK:-${RANK:-${SLURM_NODEID:-0}}}")
+    number=${NODE_RANK:-${RANK:-${SLURM_NODEID:-}}}
+    [ -n "$number" ] || fail "$nodes nodes need NODE_RANK, the number of this one, 0 on the first"
+    [[ $number =~ ^[0-9]+$ ]] && [ "$number" -lt "$nodes" ] || fail "NODE_RANK is $number; of $nodes nodes it is 0 to $((nodes - 1))"
+    place=(--nnodes "$nodes" --node-rank "$number")
     place+=(--master-addr "$MASTER_ADDR" --master-port "${MASTER_PORT:-29199}")
 fi
-# After SIGTERM the processes may take this many seconds to save; torch's own limit is 30.
-export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}
-exec "$python" -m torch.distributed.run "${place[@]}" --nproc-per-node "$devices" -m llada_v train "$recipe" "$@"
+exec "$python" -m llada_v.training.launch "${place[@]}" --nproc-per-node "$devices" -m llada_v train "$recipe" "$@"

@@ -99,8 +99,10 @@ def run_step(step: str, folder: Path, name: str, epochs: float) -> None:
 
 def peak(children: bool = False) -> int:
     """Peak resident memory of this process, or of the largest process it started, in MiB."""
+    from llada_v.machine import peak_bytes
+
     who = resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF
-    return resource.getrusage(who).ru_maxrss // 1024
+    return peak_bytes(who) // 2**20
 
 
 def anonymous() -> dict[str, int]:

@@ -15,6 +15,7 @@ import time
 import torch
 
 from llada_v.head import LladaHead
+from llada_v.machine import peak_bytes
 
 KINDS = ("chunked", "naive")
 REPEATS = 2
@@ -77,7 +78,7 @@ def peak(device: torch.device) -> int:
     """Most bytes that the process has held so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_bytes()
 
 
 if __name__ == "__main__":

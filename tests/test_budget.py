@@ -11,13 +11,13 @@ import torch
 from runs import ROOT, changes_for, small_recipe, words
 from torch.utils.flop_counter import FlopCounterMode
 
-from llada_v import LladaVConfig, LladaVForConditionalGeneration, LladaVProcessor
+from llada_v import LladaVConfig, LladaVForConditionalGeneration, LladaVProcessor, machine
 from llada_v.anyres import Layout, num_features, num_tiles
 from llada_v.cli import main as cli
-from llada_v.machine import matrix_rate
+from llada_v.machine import matrix_rate, stated_rate
 from llada_v.training.budget import SHARDINGS, BudgetMaker
 from llada_v.training.build import load_model
-from llada_v.training.cost import forward_flops, training_flops
+from llada_v.training.progress import Work, forward_flops, memory_gib, training_flops
 from llada_v.training.recipe import load_recipe
 
 LORA = ROOT / "scripts/recipes/finetune_lora.yaml"
@@ -53,7 +53,7 @@ def test_operations_are_those_that_torch_counts(recipe, tiny_folder):
     inputs, tiles, positions = batch(model.config)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(**inputs)
-    expected = sum(forward_flops(model.config, 2, 200, tiles, positions).values())
+    expected = sum(forward_flops(model.config, Work.of_rows(2, 200, tiles, positions)).values())
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.05)  # measured 1.3 %: queries come in 32s
 
 
@@ -64,12 +64,51 @@ def test_a_training_step_costs_what_its_frozen_parts_leave_out(recipe, train):
     inputs, tiles, positions = batch(model.config)
     with FlopCounterMode(display=False) as counter:
         model(**inputs).loss.backward()
-    expected = training_flops(model.config, recipe, 2, 200, tiles, positions)
+    expected = training_flops(model.config, recipe, Work.of_rows(2, 200, tiles, positions))
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.12)
 
 
 def test_the_peak_of_a_device_is_measured():
     assert 1e8 < matrix_rate(torch.device("cpu"), torch.float32) < 1e14
+
+
+@pytest.mark.parametrize(
+    "name, rate",
+    [
+        ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA H100 PCIe", 756.5),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A10", 125),
+        ("NVIDIA L40S", 362.05),
+        ("NVIDIA L4", 121),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("AMD Instinct MI300X", 1307.4),
+    ],
+)
+def test_the_peak_of_a_known_card_is_what_its_maker_states(name, rate):
+    assert stated_rate(name) == pytest.approx(rate * 1e12)
+
+
+@pytest.mark.parametrize("name", ["NVIDIA H1000", "Some A1000 card", "cpu", ""])
+def test_the_peak_of_an_unknown_card_is_not_guessed(name):
+    assert stated_rate(name) is None
+
+
+def test_filler_is_no_work(recipe, tiny_processor):
+    """Of two rows, one of which is a quarter as long, as much is counted as of both alone."""
+    config, work = tiny_processor.config, Work(250, 200**2 + 50**2, 4, 40)
+    both = forward_flops(config, work)["language_model"]
+    alone = [forward_flops(config, Work.of_rows(1, n, 2, 20))["language_model"] for n in (200, 50)]
+    assert both == pytest.approx(sum(alone), rel=0.01)
+    assert both < 0.7 * forward_flops(config, Work.of_rows(2, 200, 4, 40))["language_model"]
+
+
+def test_peak_memory_is_in_bytes_on_macos_and_in_kib_elsewhere(monkeypatch):
+    usage = type("Usage", (), {"ru_maxrss": 2**21})
+    monkeypatch.setattr(machine.resource, "getrusage", lambda who: usage)
+    for platform, gib in (("linux", 2), ("darwin", 2 / 1024)):
+        monkeypatch.setattr(machine.sys, "platform", platform)
+        assert memory_gib(torch.device("cpu")) == gib
 
 
 # Memory

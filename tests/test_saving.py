@@ -4,20 +4,25 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 from collections import namedtuple
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from runs import ROOT, changes_for, largest_difference, losses, small_recipe, weights, words
 
 from llada_v.training import saving
+from llada_v.training.output import check_data, check_output, held, write_origin
 from llada_v.training.recipe import load_recipe
-from llada_v.training.saving import check_output, newest_checkpoint, write_origin
-from llada_v.training.train import Stopped, train
+from llada_v.training.records import RecordDataset
+from llada_v.training.saving import SEAL, newest_checkpoint, whole_checkpoint
+from llada_v.training.stop import Stopped
+from llada_v.training.train import train
 from llada_v.training.trainer import LladaVTrainer
 
 
@@ -64,7 +69,7 @@ def test_a_run_that_is_asked_to_stop_saves_the_step_it_is_in_and_goes_on_the_sam
         at_call(patch, "compute_loss", 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Stopped) as stopped:
             train(recipe)
-    assert stopped.value.code == 143
+    assert stopped.value.code == 0
     assert newest_checkpoint(recipe.output).endswith("checkpoint-2")  # of two forward passes a step the third
     resumed = train(recipe)
     assert losses(resumed) == losses(unbroken) and list(losses(resumed)) == [1, 2, 3, 4]
@@ -79,6 +84,65 @@ def test_a_run_that_was_killed_before_its_finished_model_only_writes_that(recipe
     at_call(monkeypatch, "compute_loss", 1, lambda: pytest.fail("a step was taken"))
     assert largest_difference(weights(train(recipe)), before) == 0
     assert newest_checkpoint(output).endswith("checkpoint-2")
+
+
+# A damaged checkpoint
+
+
+EMPTY = ["optimizer.pt", "rng_state.pth", "trainer_state.json", "model.safetensors", "scheduler.pt", SEAL]
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tiny_folder, toys, tmp_path_factory):
+    """The output of four steps with checkpoints of the second and the fourth."""
+    return train(small_recipe(tiny_folder, toys, tmp_path_factory.mktemp("two") / "run", epochs=1.0, save_steps=2))
+
+
+def broken(two_checkpoints, output, name, text=b""):
+    """A copy of the output whose newest checkpoint has other bytes in one file."""
+    shutil.copytree(two_checkpoints, output)
+    file = output / "checkpoint-4" / name
+    file.write_bytes(text)
+    return file
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_damaged_checkpoint_is_named_and_set_aside_for_the_one_before_it(two_checkpoints, tmp_path, name, caplog):
+    output = tmp_path / "run"
+    broken(two_checkpoints, output, name)
+    assert whole_checkpoint(output) == str(output / "checkpoint-2")
+    assert f"checkpoint-4 is damaged ({name} " in caplog.text
+    assert (output / "damaged-checkpoint-4" / name).is_file() and not (output / "checkpoint-4").exists()
+
+
+def test_a_changed_byte_and_a_missing_file_are_damage_and_a_second_one_is_kept_too(two_checkpoints, tmp_path, caplog):
+    output = tmp_path / "run"
+    file = broken(two_checkpoints, output, "model.safetensors")
+    whole = (two_checkpoints / "checkpoint-4" / "model.safetensors").read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    os.remove(output / "checkpoint-2" / "optimizer.pt")
+    (output / "damaged-checkpoint-4").mkdir()
+    assert whole_checkpoint(output) is None
+    assert "model.safetensors is not what was written" in caplog.text and "optimizer.pt is missing" in caplog.text
+    assert (output / "damaged-checkpoint-4-2" / SEAL).is_file()
+
+
+def test_a_checkpoint_without_a_list_of_its_files_is_taken_unless_a_file_is_empty(two_checkpoints, tmp_path):
+    output = tmp_path / "run"
+    for name in (SEAL, "optimizer.pt"):
+        shutil.rmtree(output, ignore_errors=True)
+        broken(two_checkpoints, output, name)
+        os.remove(output / "checkpoint-4" / SEAL)
+        assert whole_checkpoint(output) == str(output / ("checkpoint-4" if name == SEAL else "checkpoint-2"))
+
+
+def test_a_run_goes_on_the_same_from_before_a_damaged_checkpoint(two_checkpoints, tiny_folder, toys, tmp_path):
+    output = tmp_path / "run"
+    broken(two_checkpoints, output, "optimizer.pt")
+    os.remove(output / "model.safetensors")
+    recipe = small_recipe(tiny_folder, toys, output, epochs=1.0, save_steps=2)
+    assert losses(train(recipe)) == losses(two_checkpoints)
+    assert largest_difference(weights(output), weights(two_checkpoints)) == 0
 
 
 def test_only_so_many_checkpoints_are_kept_and_nothing_unfinished(recipe):
@@ -191,15 +255,99 @@ def finished(recipe, *names):
         open(file, "w").close()
 
 
+MAY_CHANGE = {
+    "on_bad_record": "skip",
+    "max_bad_share": 0.5,
+    "workers": 3,
+    "save_steps": 7,
+    "save_total": 1,
+    "log_steps": 9,
+    "report_to": ["wandb"],
+    "peak_tflops": 5.0,
+    "index_folder": "elsewhere",
+    "gradient_checkpointing": True,
+    "attn_implementation": "eager",
+    "micro_batch_size": 1,
+    "pad_to_multiple_of": 8,
+}
+MUST_EQUAL = {
+    "epochs": 5.0,
+    "seed": 1,
+    "model": "another",
+    "learning_rate": 1.0,
+    "global_batch_size": 8,
+    "train_eos_padding": True,
+    "bf16": True,
+    "max_length": 99,
+    "t_min": 0.1,
+    "data": "other.json",
+}
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "checkpoint-2/trainer_state.json", "adapter_model.safetensors"])
 def test_an_output_folder_of_another_recipe_is_refused_with_the_keys_that_differ(recipe, name):
     finished(recipe, name)
     check_output(recipe)
-    check_output(replace(recipe, save_steps=7, workers=3))  # these move no weight
     with pytest.raises(
         ValueError, match=r"made by another recipe \(epochs 3.0 there, 5.0 here, seed 42 there, 1 here\)"
     ):
-        check_output(replace(recipe, epochs=5.0, seed=1))
+        check_output(replace(recipe, epochs=5.0, seed=1, workers=3))
+
+
+@pytest.mark.parametrize("key", MAY_CHANGE)
+def test_what_does_not_change_what_is_learned_may_change_and_is_said(recipe, key, caplog):
+    caplog.set_level("INFO")
+    finished(recipe, "checkpoint-2/trainer_state.json")
+    check_output(replace(recipe, **{key: MAY_CHANGE[key]}))
+    assert (
+        f"changed since {recipe.output} was made: {key} {getattr(recipe, key)} there, {MAY_CHANGE[key]} here"
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize("key", MUST_EQUAL)
+def test_what_changes_what_is_learned_must_be_equal(recipe, key):
+    finished(recipe, "checkpoint-2/trainer_state.json")
+    with pytest.raises(ValueError, match=f"made by another recipe .{key} "):
+        check_output(replace(recipe, **{key: MUST_EQUAL[key]}))
+
+
+@pytest.mark.parametrize("key", ["micro_batch_size", "pad_to_multiple_of"])
+def test_filler_that_is_trained_must_stay_the_same(recipe, key):
+    recipe = replace(recipe, train_eos_padding=True)
+    finished(recipe, "checkpoint-2/trainer_state.json")
+    with pytest.raises(ValueError, match=f"made by another recipe .{key} "):
+        check_output(replace(recipe, **{key: MAY_CHANGE[key]}))
+
+
+# The records
+
+
+def index_of(recipe, folder, data):
+    """The index over the records in a file."""
+    return RecordDataset(replace(recipe, data=str(data), index_folder=str(folder)), None).records.index
+
+
+def test_other_records_than_a_run_began_with_are_refused_unless_it_is_told_to_go_on(recipe, toys, tmp_path):
+    records = json.loads((toys / "records.json").read_text())
+    data = tmp_path / "records.json"
+    data.write_text(json.dumps(records))
+    check_data(recipe, index_of(recipe, tmp_path / "index", data))
+    finished(recipe, "checkpoint-2/trainer_state.json")
+    check_data(recipe, index_of(recipe, tmp_path / "index", data))
+    # The same records elsewhere, newer and in other lines, are the same.
+    moved = tmp_path / "moved.jsonl"
+    moved.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    check_output(replace(recipe, data=str(moved), image_root="elsewhere"))
+    check_data(recipe, index_of(recipe, tmp_path / "elsewhere", moved))
+    for others, told in ((records[1:], "14 there, 13 here"), (records[::-1], "14, but other ones")):
+        data.write_text(json.dumps(others))
+        index = index_of(recipe, tmp_path / "index", data)
+        with pytest.raises(ValueError, match=f"are not those that .* was trained on .{told}.*remove .*data.json"):
+            check_data(recipe, index)
+    os.remove(os.path.join(recipe.output, "data.json"))
+    check_data(recipe, index)
+    check_data(recipe, index)
 
 
 def test_a_key_that_an_older_recipe_lacks_does_not_count(recipe):
@@ -218,3 +366,68 @@ def test_without_its_recipe_a_folder_goes_on_with_another_one_unless_it_holds_a_
     check_output(replace(recipe, epochs=5.0))
     with pytest.raises(ValueError, match="holds a model that no recipe has made; choose another output"):
         check_output(replace(recipe, output=str(tiny_folder)))
+
+
+# One run at a time
+
+
+def test_a_second_run_on_one_output_is_refused_at_its_start_and_a_killed_one_holds_nothing(recipe):
+    """Another process that has forked workers holds the folder; they outlive it for a moment."""
+    holding = """
+import multiprocessing, sys, time
+from llada_v.training.output import held
+with held(sys.argv[1]):
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,)).start()
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", holding, recipe.output]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=f"another run is at work in .*run .process {process.pid} on .* since "):
+            train(recipe)
+        process.kill()
+        process.wait()
+        with held(recipe.output):
+            pass
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_an_output_that_cannot_be_written_is_said_with_what_to_do(recipe, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot write into .*file/run: .*; choose another output"):
+        train(replace(recipe, output=str(tmp_path / "file" / "run")))
+
+
+# A finished model
+
+
+@pytest.mark.parametrize("epochs", [0.0, -1.0])
+def test_a_model_that_took_no_step_is_not_published(recipe, epochs):
+    try:
+        recipe = replace(recipe, epochs=epochs)
+    except ValueError:
+        return  # the recipe refuses it already
+    with pytest.raises(ValueError, match="0 optimizer steps were taken, of .* that epochs .* makes"):
+        train(recipe)
+    assert not os.path.exists(os.path.join(recipe.output, "model.safetensors"))
+
+
+def test_a_model_that_took_fewer_steps_than_were_planned_is_not_published(recipe, monkeypatch):
+    monkeypatch.setattr(LladaVTrainer, "_run_epoch", lambda *args, **kwargs: None)
+    with pytest.raises(ValueError, match="0 optimizer steps were taken, of 12 that epochs 3 makes"):
+        train(recipe)
+    assert not os.path.exists(os.path.join(recipe.output, "model.safetensors"))
+
+
+def test_a_run_writes_its_log_and_the_traceback_of_what_ended_it_into_the_output(recipe, monkeypatch):
+    monkeypatch.setattr(LladaVTrainer, "compute_loss", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(recipe)
+    text = (Path(recipe.output) / "train.log").read_text()
+    assert "trainable parameters" in text and "Traceback" in text and "ZeroDivisionError: division by zero" in text
+    told = json.loads((Path(recipe.output) / "run.json").read_text())
+    assert told == {"status": "failed", "step": 0, "steps": 12, "why": "ZeroDivisionError: division by zero"}

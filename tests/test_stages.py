@@ -113,16 +113,20 @@ def line_of(*given, **variables):
 
 
 def test_one_node_needs_nothing_but_the_recipe():
-    expected = "-m torch.distributed.run --standalone --nproc-per-node {} -m llada_v train scripts/recipes/vw.yaml"
+    expected = "-m llada_v.training.launch --standalone --nproc-per-node {} -m llada_v train scripts/recipes/vw.yaml"
     assert line_of("vw") == (0, expected.format(1))
     assert line_of("vw", "1", "4", "--epochs", "2") == (0, expected.format(4) + " --epochs 2")
     assert line_of("scripts/recipes/vw.yaml", "1")[1] == expected.format(1)
     assert line_of("vw", LLADA_V_RECIPES="scripts/recipes/tiny")[1].endswith("train scripts/recipes/tiny/vw.yaml")
 
 
-def test_all_gpus_of_the_node_are_used():
-    done = launch("scripts/launch.sh", "vw", PYTHON="echo", CUDA_VISIBLE_DEVICES="0,2,5")
-    assert "--nproc-per-node 3 " in done.stdout
+@pytest.mark.parametrize(
+    "visible, count",
+    [("0,2,5", 3), ("GPU-5ebe9f43,GPU-f8a6b2d1", 2), ("", 1), ("-1", 1), ("-1,0,1", 1), ("0,-1,1", 1), ("0,1,-1", 2)],
+)
+def test_all_gpus_that_cuda_sees_are_used_and_one_process_where_there_is_none(visible, count):
+    done = launch("scripts/launch.sh", "vw", PYTHON="echo", CUDA_VISIBLE_DEVICES=visible)
+    assert f"--nproc-per-node {count} " in done.stdout, done.stderr
 
 
 def test_several_nodes_find_each_other_by_the_usual_variables():
@@ -146,6 +150,20 @@ def test_several_nodes_find_each_other_by_the_usual_variables():
 def test_a_launch_that_cannot_work_says_why(given, told):
     code, line = line_of(*given, MASTER_ADDR="")
     assert code == 2 and line.startswith("error: ") and told in line
+
+
+@pytest.mark.parametrize(
+    "number, told",
+    [
+        ("", "2 nodes need NODE_RANK, the number of this one, 0 on the first"),
+        ("2", "NODE_RANK is 2; of 2 nodes it is 0 to 1"),
+        ("-1", "NODE_RANK is -1; of 2 nodes it is 0 to 1"),
+        ("first", "NODE_RANK is first; of 2 nodes it is 0 to 1"),
+    ],
+)
+def test_a_node_without_its_number_is_refused_instead_of_waiting_for_ever(number, told):
+    code, line = line_of("vw", "2", "8", MASTER_ADDR="first", NODE_RANK=number, RANK="", SLURM_NODEID="")
+    assert code == 2 and line == f"error: {told}"
 
 
 def test_without_python_the_launcher_says_what_to_do():

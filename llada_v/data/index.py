@@ -56,6 +56,25 @@ class RecordIndex:
         blobs = tuple(Blob(**blob) for blob in row["blobs"])
         return Row(Entry(row["text"], row["number"], blobs), row["source"])
 
+    def digest(self) -> str:
+        """The SHA-256 of the records in their order, wherever their files lie; kept beside the table once known."""
+        file = self.folder / "records.sha256"
+        if file.is_file():
+            return file.read_text()
+        total = hashlib.sha256()
+        for batch in self.table.data.to_batches(10_000):
+            for text, blobs in zip(batch.column("text"), batch.column("blobs").to_pylist(), strict=True):
+                total.update(hashlib.sha256(text.as_buffer()).digest())
+                for blob in blobs:
+                    total.update(f"{blob['name']} {blob['size']} ".encode(errors="surrogatepass"))
+        try:
+            draft = file.with_name(f"{file.name}.{os.getpid()}")
+            draft.write_text(total.hexdigest())
+            draft.rename(file)
+        except OSError as error:
+            log.info("%s cannot be kept (%s)", file, error)
+        return total.hexdigest()
+
 
 def open_index(sources: list[Source], folder: str | Path | None, seed: int) -> RecordIndex:
     """The index over the sources, made first unless it is there.

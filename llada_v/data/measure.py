@@ -5,7 +5,6 @@ tokenized many records at a time. The result lies beside the index and is made o
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from ..anyres import Layout, num_features
 from ..images import load_image, open_picture
+from ..processes import calm_worker
 from ..processing_llada_v import LladaVProcessor, Visual, list_of, turns_of
 from ..video import count_frames, frames_at_fps, load_frames
 from .index import fingerprint, make_once
@@ -149,7 +149,7 @@ def measure_all(measurer: Measurer, workers: int, what: str) -> Iterator[list[Me
         batch_size=None,
         num_workers=min(workers, len(measurer)),
         collate_fn=as_it_is,
-        worker_init_fn=calm,
+        worker_init_fn=calm_worker,
         generator=torch.Generator(),  # a loader draws a number; a run must not depend on whether lengths were there
     )
     with tqdm(total=len(measurer.records), desc=what, unit=" records", mininterval=1, leave=False, disable=None) as bar:
@@ -161,12 +161,6 @@ def measure_all(measurer: Measurer, workers: int, what: str) -> Iterator[list[Me
 def as_it_is(measures: list[Measure]) -> list[Measure]:
     """What the loader would otherwise turn into tensors."""
     return measures
-
-
-def calm(worker: int) -> None:
-    """Keep a worker to one thread: there are as many workers as there should be threads."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    torch.set_num_threads(1)
 
 
 class Measures:

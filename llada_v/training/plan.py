@@ -5,8 +5,9 @@ from pathlib import Path
 from ..configuration_llada_v import LladaVConfig
 from ..data.mixture import list_sources
 from .build import count_trainable, empty_model, part_of
+from .output import check_output
 from .recipe import Recipe
-from .saving import check_output, newest_checkpoint
+from .saving import newest_checkpoint
 from .trainer import parameter_groups
 from .zero import offloads, read_deepspeed, zero_stage
 

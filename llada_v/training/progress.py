@@ -1,16 +1,79 @@
-"""How a run goes on: what was done since the last line, and one line for people; a stop that is asked for politely."""
+"""How fast a run is: what was done since the last line, what that costs in operations, and one line for people.
+
+A multiply-add counts as two operations. Norms, activations and the embedding are left out, and so is filler; recomputed
+activations are not counted, so what is divided by the time is the model's use of the device, not the device's work.
+"""
 
 import logging
-import resource
-import signal
-import threading
 import time
 from datetime import timedelta
+from typing import NamedTuple
 
 import torch
 from transformers import TrainerCallback
 
+from ..configuration_llada_v import LladaVConfig
+from ..machine import peak_bytes
+from .recipe import Recipe
+
 log = logging.getLogger(__name__)
+
+
+class Work(NamedTuple):
+    """What a forward pass works on; numbers, or tensors on a device that nothing is to wait for.
+
+    tokens: of all rows, without filler. squares: the sum over the rows of the square of that. tiles: of all pictures.
+    positions: those that get logits.
+    """
+
+    tokens: float | torch.Tensor
+    squares: float | torch.Tensor
+    tiles: int
+    positions: int
+
+    @classmethod
+    def of_rows(cls, rows: int, length: int, tiles: int, positions: int) -> "Work":
+        """The work of rows of one length."""
+        return cls(rows * length, rows * length**2, tiles, positions)
+
+
+def forward_flops(config: LladaVConfig, work: Work) -> dict[str, float | torch.Tensor]:
+    """Operations of one forward pass by part, with the head apart."""
+    text, vision = config.text_config, config.vision_config
+    width, tokens, squares = text.hidden_size, work.tokens, work.squares
+    keys = 2 * width * text.num_key_value_heads * text.head_dim
+    rest = 2 * width**2 + 3 * width * text.intermediate_size
+    # The last block needs only keys and values of what has no logits.
+    at_all = 2 * tokens * (text.num_hidden_layers * keys + (text.num_hidden_layers - 1) * rest)
+    at_all = at_all + 4 * squares * width * (text.num_hidden_layers - 1)
+    at_positions = work.positions * (2 * rest + 4 * width * squares / tokens)
+    patches, tower = config.tile_side**2, vision.hidden_size
+    layer = 2 * (4 * tower**2 + 2 * tower * vision.intermediate_size) + 4 * patches * tower
+    embedding = 2 * vision.num_channels * vision.patch_size**2 * tower
+    return {
+        "vision_tower": float(work.tiles * patches * (vision.num_hidden_layers * layer + embedding)),
+        "projector": float(2 * work.tiles * patches * (tower * width + width**2)),
+        "language_model": at_all + at_positions,
+        "head": float(2 * work.positions * width * text.vocab_size),
+    }
+
+
+def training_flops(config: LladaVConfig, recipe: Recipe, work: Work) -> float | torch.Tensor:
+    """Operations of one forward and backward pass of what the recipe trains.
+
+    A part costs its forward pass once more for the gradient of its weights, and once more for the gradient of its
+    inputs where something before it learns. Adapters count as nothing themselves.
+    """
+    forward = forward_flops(config, work)
+    learns = {part: part in recipe.train for part in ("vision_tower", "projector", "language_model")}
+    whole = {part: learns[part] and (recipe.lora_rank == 0 or part == "projector") for part in learns}
+    passes = {
+        "vision_tower": 1 + learns["vision_tower"] + whole["vision_tower"],
+        "projector": 1 + learns["vision_tower"] + whole["projector"],
+        "language_model": 2 + whole["language_model"],
+        "head": 2 + whole["language_model"],
+    }
+    return sum(passes[part] * forward[part] for part in forward)
 
 
 class Meter:
@@ -23,19 +86,16 @@ class Meter:
     def reset(self, step: int) -> None:
         """Begin to count again, when this many optimizer steps have been taken."""
         self.start, self.step = time.perf_counter(), step
-        self.tokens = torch.zeros((), device=self.device)
-        self.images = self.flops = 0.0
+        self.counts = torch.zeros(3, device=self.device)
 
-    def add(self, tokens: torch.Tensor, images: int, flops: float) -> None:
-        """Count one forward and backward pass; `tokens` stays on its device, so that nothing waits for it."""
-        self.tokens += tokens
-        self.images += images
-        self.flops += flops
+    def add(self, tokens: torch.Tensor, images: int, flops: torch.Tensor) -> None:
+        """Count one forward and backward pass; what is on the device stays there, so that nothing waits for it."""
+        self.counts += torch.stack([torch.as_tensor(x, device=self.device).float() for x in (tokens, images, flops)])
 
     def read(self, step: int) -> tuple[float, int, torch.Tensor]:
         """Seconds, steps, and (tokens, images, operations) of this process since the last reading; counts again."""
         seconds, steps = time.perf_counter() - self.start, step - self.step
-        counts = torch.stack((self.tokens, *(self.tokens.new_tensor(count) for count in (self.images, self.flops))))
+        counts = self.counts
         self.reset(step)
         return seconds, steps, counts
 
@@ -44,7 +104,7 @@ def memory_gib(device: torch.device) -> float:
     """Most memory so far: of the GPU as torch counts it, without one of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_bytes() / 2**30
 
 
 class ProgressLines(TrainerCallback):
@@ -70,36 +130,3 @@ class ProgressLines(TrainerCallback):
             logs["memory_gib"],
             timedelta(seconds=round(logs["seconds_left"])),
         )
-
-
-class StopPolitely(TrainerCallback):
-    """SIGTERM, sent to any process: all of them save after the step that they are in, and stop together.
-
-    It holds within `with`; after that the signal means again what it meant before.
-    """
-
-    def __init__(self):
-        self.is_asked = False
-        self.has_stopped = False
-        self.former = None
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            self.former = signal.signal(signal.SIGTERM, self.ask)
-
-    def __exit__(self, *error):
-        if self.former is not None:
-            signal.signal(signal.SIGTERM, self.former)
-
-    def ask(self, *signal_and_frame) -> None:
-        """What the signal does."""
-        self.is_asked = True
-
-    def on_step_end(self, args, state, control, **kwargs):
-        asked = torch.tensor(float(self.is_asked), device=args.device)
-        if args.world_size > 1:
-            torch.distributed.all_reduce(asked)  # a step that all of them are in, wherever the signal came first
-        if asked and state.global_step < state.max_steps:
-            self.has_stopped = True
-            control.should_save = control.should_training_stop = True
-        return control

@@ -73,7 +73,7 @@ class Recipe:
     train_eos_padding: batches are filled with EOS that is attended to and predicted, as the original's projector
         stage does; otherwise filler is hidden and not trained, as in its other stages (one record a batch).
     pad_to_multiple_of: batches are filled up to a multiple of this length; 1 fills to the longest record only.
-    group_by_length: batches hold records of similar length.
+    group_by_length: a step holds records of one modality, sorted by length; see `order`.
     t_min: lowest noise level; t ~ U(t_min, 1). 0 is the original's.
     antithetic_t: the noise levels of a global batch are spread evenly over their range instead of drawn one by one.
     complementary_masking: each answer is trained twice, the second time with the opposite mask, so that every token is
@@ -98,7 +98,7 @@ class Recipe:
     log_steps: optimizer steps between log lines.
     report_to: where numbers go besides the log: wandb, tensorboard.
     peak_tflops: what a device can do at most, in 10^12 operations a second, for the share of it that is used; None:
-        a large matrix product is timed.
+        what its maker states, or for an unknown one a large matrix product that is timed.
     workers: processes that load and encode records.
     seed: source of every random number of the run.
     """

@@ -1,113 +1,106 @@
-"""What a run leaves on disk: checkpoints that are whole or not there, and where the weights come from."""
+"""Checkpoints and finished models on disk: whole or not there."""
 
 import errno
+import hashlib
 import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 
 import torch
 
 from ..checkpoint.files import growing
 from ..configuration_llada_v import LladaVConfig
-from ..data.yaml_text import parse_yaml
 from ..processing_llada_v import LladaVProcessor
-from ..shipped import ROOT
-from .recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-RECIPE, ENVIRONMENT = "recipe.yaml", "environment.json"
 WRITING = ".writing"  # what is not whole yet
+SEAL = "files.json"  # sizes and checksums of a checkpoint's other files
+LAST = (SEAL, "trainer_state.json")  # the files of a checkpoint that are written last, now and before there were seals
+READERS = 8  # threads that read files for their checksums
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "projector.safetensors", "adapter_model.safetensors")
-# Keys that may change between the parts of one run: they move no weight.
-FREE_KEYS = ("output", "index_folder", "save_steps", "save_total", "log_steps", "report_to", "peak_tflops", "workers")
-PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "peft", "bitsandbytes", "datasets", "safetensors")
-PACKAGES += ("tokenizers", "numpy", "pillow", "flash-attn", "llada-v")
 
 
 def newest_checkpoint(output: str | Path) -> str | None:
-    """The checkpoint with the highest step that was written to its end."""
+    """The checkpoint with the highest step that was written to its end; see `whole_checkpoint`."""
     found = checkpoints(output)
     return str(found[-1]) if found else None
 
 
 def checkpoints(output: str | Path) -> list[Path]:
-    """The whole checkpoints of a folder, oldest first. The trainer's state is the last file of each to be written."""
-    found = [folder for folder in Path(output).glob("checkpoint-*") if (folder / "trainer_state.json").is_file()]
+    """The checkpoints of a folder that were written to their ends, oldest first; what comes last there is in them."""
+    found = [
+        folder
+        for folder in Path(output).glob("checkpoint-*")
+        if folder.name.rpartition("-")[2].isdigit() and any((folder / name).is_file() for name in LAST)
+    ]
     return sorted(found, key=lambda folder: int(folder.name.rpartition("-")[2]))
+
+
+def whole_checkpoint(output: str | Path) -> str | None:
+    """The newest checkpoint whose files are what was written. Damaged ones that are newer are set aside, and named."""
+    for folder in reversed(checkpoints(output)):
+        wrong = damage(folder)
+        if not wrong:
+            return str(folder)
+        aside = folder.with_name(f"damaged-{folder.name}")
+        for number in count(2):
+            if not aside.exists():
+                break
+            aside = folder.with_name(f"damaged-{folder.name}-{number}")
+        folder.rename(aside)
+        log.warning("%s is damaged (%s): it is now %s, and the one before it is taken", folder, "; ".join(wrong), aside)
+    return None
+
+
+def seal(folder: Path) -> None:
+    """List the files of a checkpoint in one more, with their sizes and checksums."""
+    found = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    with ThreadPoolExecutor(READERS) as pool:
+        sums = pool.map(checksum, found.values())
+    listed = {name: [file.stat().st_size, total] for (name, file), total in zip(found.items(), sums, strict=True)}
+    (folder / SEAL).write_text(json.dumps(listed, indent=1) + "\n")
+
+
+def damage(folder: Path) -> list[str]:
+    """What differs from the list in a checkpoint, one entry a file; without a list, files that are empty."""
+    if not (folder / SEAL).is_file():  # made before checkpoints had one
+        return [
+            f"{file.name} is empty" for file in sorted(folder.rglob("*")) if file.is_file() and not file.stat().st_size
+        ]
+    try:
+        listed = json.loads((folder / SEAL).read_text())
+    except ValueError:
+        return [f"{SEAL} cannot be read"]
+    wrong = {}
+    for name, (size, _) in listed.items():
+        if not (folder / name).is_file():
+            wrong[name] = f"{name} is missing"
+        elif (found := (folder / name).stat().st_size) != size:
+            wrong[name] = f"{name} has {found:,} bytes of {size:,}"
+    rest = [name for name in listed if name not in wrong]
+    with ThreadPoolExecutor(READERS) as pool:
+        for name, total in zip(rest, pool.map(checksum, [folder / name for name in rest]), strict=True):
+            if total != listed[name][1]:
+                wrong[name] = f"{name} is not what was written"
+    return list(wrong.values())
+
+
+def checksum(file: Path) -> str:
+    """The SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def is_finished(output: str | Path) -> bool:
     """Whether the folder holds finished weights."""
     return any((Path(output) / name).is_file() for name in WEIGHTS)
-
-
-def check_output(recipe: Recipe) -> None:
-    """Refuse an output folder that another recipe has filled, or that no recipe has.
-
-    Raises ValueError with the keys that differ. Keys that did not exist when the folder was made do not count.
-    """
-    output = Path(recipe.output)
-    if not checkpoints(output) and not is_finished(output):
-        return
-    file = output / RECIPE
-    if not file.is_file():
-        if not checkpoints(output):
-            raise ValueError(f"{output} holds a model that no recipe has made; choose another output")
-        return  # its owner removed the recipe to go on with another one
-    theirs, ours = parse_yaml(file.read_text(), file), recipe.as_dict()
-    differing = [key for key in theirs if key in ours and key not in FREE_KEYS and theirs[key] != ours[key]]
-    if differing:
-        listed = ", ".join(f"{key} {theirs[key]} there, {ours[key]} here" for key in differing)
-        raise ValueError(
-            f"{output} was made by another recipe ({listed}); choose another output, remove the folder to start again, "
-            f"or remove {file} to go on from its newest checkpoint with the new values"
-        )
-
-
-def write_origin(recipe: Recipe, num_devices: int) -> None:
-    """Write the resolved recipe, and the revision and packages that train it, into the output folder."""
-    output = Path(recipe.output)
-    output.mkdir(parents=True, exist_ok=True)
-    environment = {
-        "revision": revision(),
-        "python": sys.version.split()[0],
-        "packages": {name: found for name in PACKAGES if (found := installed(name))},
-        "devices": num_devices,
-        "command": sys.argv,
-    }
-    for name, text in ((RECIPE, recipe.as_yaml()), (ENVIRONMENT, json.dumps(environment, indent=1) + "\n")):
-        (output / f".{name}").write_text(text)
-        os.replace(output / f".{name}", output / name)
-
-
-def revision() -> str | None:
-    """The commit of the source, with "+" behind it where files differ from it; None outside a git clone."""
-    if not (ROOT / ".git").exists():  # a wheel in a folder of some other project
-        return None
-    try:
-        commit, changes = (
-            subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + ("+" if changes else "")
-
-
-def installed(name: str) -> str | None:
-    """The version of a package; None where it is not installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 @contextmanager
@@ -161,6 +154,7 @@ def clear_writing(output: str | Path) -> Path:
 def publish_checkpoint(written: Path, output: str | Path, keep: int) -> None:
     """Give a whole checkpoint its name, and remove the oldest ones beyond `keep`."""
     output = Path(output)
+    seal(written)
     to_disk(written)
     target = output / written.name
     if target.exists():  # a run that was asked to stop saves the step that it has just saved
@@ -168,6 +162,7 @@ def publish_checkpoint(written: Path, output: str | Path, keep: int) -> None:
     written.rename(target)
     for folder in checkpoints(output)[:-keep]:
         folder.rename(output / WRITING / folder.name)
+    to_disk(output, deep=False)
     shutil.rmtree(output / WRITING)
 
 
@@ -176,6 +171,7 @@ def publish_model(written: Path, output: str | Path) -> None:
     to_disk(written)
     for file in sorted(written.iterdir(), key=lambda file: (file.name in WEIGHTS, file.name)):
         os.replace(file, Path(output) / file.name)
+    to_disk(Path(output), deep=False)
     shutil.rmtree(Path(output) / WRITING)
 
 
@@ -192,9 +188,12 @@ def write_like(model, source: str | Path, folder: str | Path) -> None:
         model.save_pretrained(draft)
 
 
-def to_disk(folder: Path) -> None:
-    """Wait until the files of a folder are on the disk."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
+def to_disk(folder: Path, deep: bool = True) -> None:
+    """Wait until a folder's names, and with `deep` all files and folders in it, are on the disk."""
+    for path in (*folder.rglob("*"), folder) if deep else (folder,):
+        if path.is_file() or path.is_dir():
+            number = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(number)
+            finally:
+                os.close(number)

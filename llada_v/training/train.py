@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -11,18 +12,14 @@ from transformers.trainer_utils import set_seed
 from ..processing_llada_v import LladaVProcessor
 from .build import count_trainable, load_model
 from .collate import Collator
+from .output import check_data, check_output, check_shared, held, log_file, write_origin
 from .recipe import Recipe
 from .records import RecordDataset
-from .saving import check_output, check_space, newest_checkpoint, write_origin
-from .trainer import LladaVTrainer, training_arguments
+from .saving import check_space
+from .stop import Stopped, StopPolitely
+from .trainer import LladaVTrainer, check_settings, training_arguments
 
 log = logging.getLogger(__name__)
-
-
-class Stopped(SystemExit):
-    """The run was asked to stop, has saved, and is not finished: the exit status that a shell gives to SIGTERM."""
-
-    code = 143
 
 
 def num_devices() -> int:
@@ -33,48 +30,75 @@ def num_devices() -> int:
 def train(recipe: Recipe) -> Path:
     """Run one stage to its end, from the newest whole checkpoint if there is one; returns the finished folder.
 
-    Raises Stopped where a SIGTERM came before the end, after a checkpoint of the step that it came in.
+    What needs no device comes first: settings, records and their lengths. Raises Stopped where a stop was asked for
+    before the end, after a checkpoint of the step that it came in; `run.json` in the output tells it from the end.
     """
-    is_first = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.INFO if is_first else logging.WARNING, format="%(message)s")
+    rank, output = int(os.environ.get("RANK", 0)), recipe.output
+    logging.basicConfig(level=logging.WARNING if rank else logging.INFO, format="%(message)s")
     transformers.utils.logging.disable_progress_bar()
+    check_settings(recipe, num_devices())
     check_output(recipe)
+    with StopPolitely() as stop, nullcontext() if rank else held(output), log_file(output, rank):
+        processor = LladaVProcessor.from_pretrained(recipe.model)
+        dataset = RecordDataset(recipe, processor)
+        if len(dataset) < recipe.global_batch_size:
+            raise ValueError(
+                f"{recipe.data} has {len(dataset)} records, fewer than global_batch_size {recipe.global_batch_size}; "
+                "lower global_batch_size"
+            )
+        if not rank:
+            check_data(recipe, dataset.records.index)
+        if recipe.group_by_length:
+            dataset.measures()
+        if num_devices() > 1:
+            stop.wait_for_steps()
+        trainer = make_trainer(recipe, processor, dataset, stop)
+        if not rank:
+            write_origin(recipe, num_devices())
+            check_space(output, trainer.checkpoint_bytes())
+        newest = trainer.newest_checkpoint()
+        if newest is not None:
+            log.info("going on from %s", newest)
+        try:
+            trainer.train(resume_from_checkpoint=newest)
+            if not stop.has_stopped:
+                trainer.finish()
+        except Exception as error:
+            trainer.note("failed", f"{type(error).__name__}: {error}")
+            raise
+        trainer.note("stopped" if stop.has_stopped else "finished", stop.why)
+        if stop.has_stopped:
+            log.info(
+                "%s: stopped after step %d of %d, saved; the same command goes on from there",
+                stop.why,
+                trainer.state.global_step,
+                trainer.state.max_steps,
+            )
+        leave_group()
+    if stop.has_stopped:
+        raise Stopped
+    return Path(output)
+
+
+def make_trainer(
+    recipe: Recipe, processor: LladaVProcessor, dataset: RecordDataset, stop: StopPolitely
+) -> LladaVTrainer:
+    """Join the other processes, load the model, and bring all together."""
     arguments = training_arguments(recipe, num_devices())
+    check_shared(recipe.output)
     set_seed(recipe.seed)
-    processor = LladaVProcessor.from_pretrained(recipe.model)
     model = load_model(recipe)
     for part, count in count_trainable(model).items():
         log.info("%-15s %s", part, f"{count:,} trainable parameters" if count else "frozen")
-    dataset = RecordDataset(recipe, processor)
-    if len(dataset) < recipe.global_batch_size:
-        raise ValueError(
-            f"{recipe.data} has {len(dataset)} records, fewer than global_batch_size {recipe.global_batch_size}; "
-            "lower global_batch_size"
-        )
-    trainer = LladaVTrainer(
+    return LladaVTrainer(
         recipe,
         model,
         dataset,
+        stop,
         args=arguments,
         data_collator=Collator(processor.config.pad_token_id, recipe.train_eos_padding, recipe.pad_to_multiple_of),
         processing_class=processor,
     )
-    output = Path(recipe.output)
-    if trainer.is_world_process_zero():
-        write_origin(recipe, num_devices())
-        check_space(output, trainer.checkpoint_bytes())
-    newest = newest_checkpoint(output)
-    if newest is not None:
-        log.info("going on from %s", newest)
-    with trainer.stop:
-        trainer.train(resume_from_checkpoint=newest)
-    if trainer.stop.has_stopped:
-        log.info("stopped after step %d, saved; the same command goes on from there", trainer.state.global_step)
-        leave_group()
-        raise Stopped
-    trainer.finish()
-    leave_group()
-    return output
 
 
 def leave_group() -> None:

@@ -3,23 +3,33 @@
 Everything else (loop, precision, clipping, DeepSpeed, resume) is transformers'.
 """
 
+import logging
+import signal
+import threading
 import warnings
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from ..machine import matrix_rate
+from ..machine import peak_rate
+from ..processes import calm_worker
 from .build import load_projector, part_of, projector_state, save_projector
-from .cost import training_flops
 from .dialogue import conversation_ids, dialogue_causal_mask, turn_positions, turns_apart_mask
 from .noise import Draw, Noised, add_noise, complement, draw_noise, token_weights
-from .progress import Meter, ProgressLines, StopPolitely, memory_gib
+from .order import GroupedSampler, ShuffledSampler
+from .output import note_run
+from .progress import Meter, ProgressLines, Work, memory_gib, training_flops
 from .recipe import Recipe
-from .sampling import GroupedSampler, ShuffledSampler
-from .saving import WRITING, clear_writing, disk_errors, publish_checkpoint, publish_model
+from .saving import WRITING, clear_writing, disk_errors, publish_checkpoint, publish_model, whole_checkpoint
+from .stop import StopPolitely
 from .zero import join_deepspeed, offloads, read_deepspeed
+
+log = logging.getLogger(__name__)
+
+KILLED_WORKER = "DataLoader worker (pid"  # how torch's message begins; errors of records begin otherwise
 
 
 def parameter_groups(model, recipe: Recipe) -> list[dict]:
@@ -47,7 +57,7 @@ def parameter_groups(model, recipe: Recipe) -> list[dict]:
 class LladaVTrainer(Trainer):
     """Trains one stage of a recipe."""
 
-    def __init__(self, recipe: Recipe, model, train_dataset, **kwargs):
+    def __init__(self, recipe: Recipe, model, train_dataset, stop: StopPolitely | None = None, **kwargs):
         self.recipe = recipe
         self.output = Path(recipe.output)
         self.writing: Path | None = None  # where a checkpoint goes until it is whole
@@ -56,7 +66,7 @@ class LladaVTrainer(Trainer):
         self.micro_step = (-1, 0)  # optimizer step, forward pass within it
         self.meter = Meter(self.args.device)
         self.peak_flops = None if recipe.peak_tflops is None else 1e12 * recipe.peak_tflops
-        self.stop = StopPolitely()
+        self.stop = stop or StopPolitely()
         self.add_callback(self.stop)
         self.remove_callback(PrinterCallback)
         self.add_callback(ProgressLines(self.meter))
@@ -70,7 +80,8 @@ class LladaVTrainer(Trainer):
         inputs = dict(inputs)
         labels, input_ids = inputs.pop("labels"), inputs.pop("input_ids")
         recipe, config = self.recipe, self.model.config
-        tokens = inputs["attention_mask"].sum() if "attention_mask" in inputs else torch.tensor(input_ids.numel())
+        rows, length = input_ids.shape
+        lengths = inputs["attention_mask"].sum(1) if "attention_mask" in inputs else torch.tensor([length] * rows)
         if recipe.hides_turns:
             turns = conversation_ids(labels, config.start_header_id, config.eot_token_id, self.assistant_id)
             if recipe.turns_apart:
@@ -92,7 +103,7 @@ class LladaVTrainer(Trainer):
             if "position_ids" in inputs:
                 inputs["position_ids"] = torch.cat((inputs["position_ids"],) * 2)
         targets = labels[noised.is_masked]
-        self.count(noised.input_ids.shape, tokens, len(targets), inputs)
+        self.count(lengths, len(targets), inputs)
         if "pixel_values" not in inputs:
             # On every device the same modules run: a batch without pictures would leave the others waiting.
             inputs["idle_tiles"] = torch.zeros(1, 3, config.tile_size, config.tile_size, device=input_ids.device)
@@ -110,16 +121,55 @@ class LladaVTrainer(Trainer):
         rows = range(first, first + num_rows)
         return draw_noise(recipe.seed, step, rows, recipe.global_batch_size, length, recipe.t_min, recipe.antithetic_t)
 
-    def count(self, shape: torch.Size, tokens: torch.Tensor, positions: int, inputs: dict) -> None:
-        """Note what a forward and backward pass works on: rows and length, tokens without filler, logits, pictures."""
+    def count(self, lengths: torch.Tensor, positions: int, inputs: dict) -> None:
+        """Note what a forward and backward pass works on: lengths of the rows without filler, logits, pictures."""
         images, tiles = (len(inputs[key]) if key in inputs else 0 for key in ("image_sizes", "pixel_values"))
-        flops = training_flops(self.model.config, self.recipe, *shape, tiles, positions)
-        self.meter.add(tokens.to(self.args.device), images, flops)
+        lengths, copies = lengths.float(), inputs.get("copies", 1)
+        work = Work(copies * lengths.sum(), copies * lengths.square().sum(), tiles, positions)
+        self.meter.add(lengths.sum(), images, training_flops(self.model.config, self.recipe, work))
 
     def _run_epoch(self, *args, **kwargs):
         """Nothing where the last step was taken already: a run may be killed between it and the finished model."""
-        if self.state.global_step < self.state.max_steps:
+        if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
+            self.note("running")
             super()._run_epoch(*args, **kwargs)
+
+    # Records
+
+    def get_train_dataloader(self):
+        """The loader, whose workers leave signals to this process."""
+        loader = super().get_train_dataloader()
+        loader.base_dataloader.worker_init_fn = calm_worker
+        return loader
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The micro-batches of the next step. Where a loader's worker was killed, this process reads them itself."""
+        try:
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+        except RuntimeError as error:
+            if not str(error).startswith(KILLED_WORKER):
+                raise
+            log.warning("%s The system may have been short of memory: lower workers.", str(error).strip())
+            self.stop.ask("a loader's worker was killed")
+            return self.read_step(num_batches), None
+        finally:
+            # torch's handler would raise in the middle of anything, while other processes wait; the loader notices too.
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+    def read_step(self, num_batches: int) -> list[dict]:
+        """The micro-batches of the next step on this process, as the loader gives them, without one."""
+        args, size = self.args, self.args.per_device_train_batch_size
+        per_epoch = len(self.train_dataset) // size // args.world_size
+        epoch, step = divmod(self.state.global_step, -(-per_epoch // args.gradient_accumulation_steps))
+        sampler = self._get_train_sampler()
+        sampler.set_epoch(epoch)
+        batches = []
+        for number in range(num_batches):
+            first = (step * args.gradient_accumulation_steps + number) * args.world_size + args.process_index
+            rows = islice(iter(sampler), first * size, (first + 1) * size)
+            batches.append(self.data_collator([self.train_dataset[row] for row in rows]))
+        return batches
 
     # Optimizer, order, progress
 
@@ -146,7 +196,7 @@ class LladaVTrainer(Trainer):
         """Tokens and images a second, model FLOPs utilisation, memory, time left; all processes must ask."""
         args, state = self.args, self.state
         if self.peak_flops is None:
-            self.peak_flops = matrix_rate(args.device, torch.bfloat16 if args.bf16 else torch.float32)
+            self.peak_flops = peak_rate(args.device, torch.bfloat16 if args.bf16 else torch.float32)
         seconds, steps, counts = self.meter.read(state.global_step)
         tokens, images, flops = self.accelerator.reduce(counts, "sum").tolist()
         return {
@@ -174,6 +224,13 @@ class LladaVTrainer(Trainer):
         self.writing = None
         self.accelerator.wait_for_everyone()
 
+    def newest_checkpoint(self) -> str | None:
+        """The checkpoint to go on from, as the first process finds it; see `whole_checkpoint`."""
+        found = [whole_checkpoint(self.output) if self.is_world_process_zero() else None]
+        if self.args.world_size > 1:
+            torch.distributed.broadcast_object_list(found)
+        return found[0]
+
     def start_writing(self) -> None:
         """Make the folder for what is not whole yet; all processes go on when it is there."""
         self.writing = self.output / WRITING
@@ -181,8 +238,22 @@ class LladaVTrainer(Trainer):
             clear_writing(self.output)
         self.accelerator.wait_for_everyone()
 
+    def note(self, status: str, why: str | None = None) -> None:
+        """Write how the run stands into the output folder."""
+        if self.is_world_process_zero():
+            note_run(self.output, status, self.state.global_step, self.state.max_steps, why)
+
     def finish(self) -> None:
-        """Put the finished model at the top of the output folder, whole or not at all."""
+        """Put the finished model at the top of the output folder, whole or not at all.
+
+        Raises ValueError where a step of those that were planned was not taken, or none was planned.
+        """
+        taken, planned = self.state.global_step, self.state.max_steps
+        if not 0 < planned <= taken:
+            raise ValueError(
+                f"{taken} optimizer steps were taken, of {planned} that epochs {self.recipe.epochs:g} makes: "
+                "there is no finished model; raise epochs"
+            )
         with disk_errors(self.output):
             self.start_writing()
             self.save_model(str(self.writing / "finished"))
@@ -218,14 +289,22 @@ class LladaVTrainer(Trainer):
         return total
 
 
+def check_settings(recipe: Recipe, num_devices: int) -> None:
+    """Raise ValueError, FileNotFoundError or ImportError for what is wrong on this machine, before anything is read."""
+    for package in recipe.report_to:
+        if find_spec(package) is None:
+            raise ImportError(f"report_to {package} needs {package}; install it with: bash init_env.sh train")
+    recipe.accumulation(num_devices)
+    if recipe.deepspeed is not None:
+        read_deepspeed(recipe.deepspeed)
+
+
 def training_arguments(recipe: Recipe, num_devices: int, **changes) -> TrainingArguments:
     """transformers' arguments for a recipe; what the recipe does not say is the original's choice.
 
     Under ZeRO-3 they must be made before the model is loaded: they tell transformers to scatter it.
     """
-    for package in recipe.report_to:
-        if find_spec(package) is None:
-            raise ImportError(f"report_to {package} needs {package}; install it with: bash init_env.sh train")
+    check_settings(recipe, num_devices)
     has_gpu = torch.cuda.is_available()
     deepspeed = None if recipe.deepspeed is None else read_deepspeed(recipe.deepspeed)
     settings = dict(
