@@ -20,6 +20,7 @@ datasets = pytest.importorskip("datasets", reason="needs the extra eval: bash in
 pytest.importorskip("lmms_eval", reason="needs the extra eval: bash init_env.sh eval")
 
 from lmms_eval import evaluator  # noqa: E402
+from lmms_eval.api.task import ConfigurableTask  # noqa: E402
 from lmms_eval.tasks import TaskManager  # noqa: E402
 
 from llada_v import SamplerConfig  # noqa: E402
@@ -34,6 +35,7 @@ from llada_v.toyworld.judge import judge  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNT = 8
+DOOR = "evaluation.toyworld"
 SAMPLER = SamplerConfig(gen_length=32, steps=8)
 GENERATED = [f"toyworld_{kind}" for kind in (*toyworld.ASKED, "multiple_choice")]
 
@@ -201,6 +203,36 @@ def test_a_broken_picture_can_be_skipped_and_is_counted_in_the_table(with_a_brok
     assert answers(found, name) == [*expected[:2], "", *expected[3:]]
     (row,) = rows_of(read_settings()[name], found, read_log(tmp_path / "documents"), "")
     assert (row.documents, row.skipped) == (COUNT, 1)
+
+
+SCORER = """
+from llada_v.toyworld_door import judged
+
+
+def scored(doc, results):
+    if doc["id"] == "{id}" and results[0]:
+        raise OverflowError("cannot convert float infinity to integer")
+    return judged(doc, results)
+"""
+
+
+def test_a_scorer_that_raises_loses_one_answer_and_is_named(tasks, results, tmp_path, monkeypatch):
+    name, folder = "toyworld_short_answer", tmp_path / "tasks"
+    shutil.copytree(tasks, folder)
+    lost = sorted(results["samples"][name], key=lambda sample: sample["doc_id"])[2]
+    (folder / "scorer.py").write_text(SCORER.format(id=lost["doc"]["id"]).replace("toyworld_door", DOOR))
+    file = folder / f"{name}.yaml"
+    file.write_text(file.read_text().replace(f"llada_v.{DOOR}.judged", "scorer.scored"))
+    monkeypatch.setattr(ConfigurableTask.process_results.retry, "sleep", lambda seconds: None)
+    found = evaluate(folder, [name], model_args=f"log={tmp_path / 'documents' / 'log'}")
+    assert answers(found, name) == answers(results, name)
+    scores = {sample["doc_id"]: sample["exact_match"] for sample in results["samples"][name]}
+    scores[2] = 0.0
+    assert found["results"][name]["exact_match,none"] == pytest.approx(sum(scores.values()) / COUNT)
+    (row,) = rows_of(read_settings()[name], found, read_log(tmp_path / "documents"), "")
+    assert (row.documents, row.skipped, row.unscored) == (COUNT, 0, 1) and row.cells()[6] == "0, 1 not scored"
+    (entry,) = [entry for entry in read_log(tmp_path / "documents") if "unscored" in entry]
+    assert entry["doc_id"] == lost["doc"]["id"] and entry["unscored"].startswith("OverflowError: cannot convert")
 
 
 # Through the commands

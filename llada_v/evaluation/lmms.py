@@ -6,6 +6,7 @@ answers in the order asked, a few batches at a time, so lmms-eval's cache keeps 
 """
 
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -25,8 +26,10 @@ from ..processing_llada_v import Sequence
 from .gen_kwargs import Settings, settings_of
 from .likelihood import are_greedy, log_likelihoods
 from .prompts import chat_prompt, messages_of, original_prompt
+from .scoring import forgive
 
 BAD_DOCUMENT = ("error", "skip")
+ON_BAD_DOCUMENT = "LLADA_V_ON_BAD_DOCUMENT"
 WINDOW = 4  # batches that are prepared ahead and sorted by length together; a killed run loses at most these
 
 
@@ -74,10 +77,17 @@ class Log:
 
     def write(self, request, **known) -> None:
         """Append what is known about a request."""
+        self.append(request.task_name, request.doc_id, request.idx, known)
+
+    def unscored(self, task: str, document: str, problem: str) -> None:
+        """Append that an answer's scorer raised."""
+        self.append(task, document, "score", {"unscored": problem})
+
+    def append(self, task: str, document, idx, known: dict) -> None:
+        """Append a line in one piece, as several threads score."""
         if self.path is not None:
-            line = {"task": request.task_name, "doc_id": request.doc_id, "idx": request.idx} | known
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps({"task": task, "doc_id": document, "idx": idx} | known) + "\n")
 
 
 class LladaV(lmms):
@@ -89,7 +99,8 @@ class LladaV(lmms):
     reproduce_original: prompts token by token as the original's evaluation makes them, and its answers without the
         last full stop; needs the plain requests of --force_simple.
     on_bad_document: "error" stops at a document whose picture or video cannot be read, "skip" answers it with nothing
-        and counts it.
+        and counts it. None: what the environment variable LLADA_V_ON_BAD_DOCUMENT says, else "error"; lmms-eval's cache
+        holds for the same arguments alone, and a run that stopped at a document is to go on with "skip".
     num_masks: see `likelihood.log_likelihoods`. seed: of random masks, and of answers with temperature.
     log: see `Log`.
     Raises ValueError for an argument it does not know, and what `answer.load` raises.
@@ -103,7 +114,7 @@ class LladaV(lmms):
         dtype: str | None = None,
         attn_implementation: str | None = None,
         reproduce_original: bool = False,
-        on_bad_document: str = "error",
+        on_bad_document: str | None = None,
         num_masks: int = 128,
         seed: int = 0,
         log: str | None = None,
@@ -117,6 +128,7 @@ class LladaV(lmms):
             )
         if not str(batch_size).isdigit() or int(batch_size) < 1:
             raise ValueError(f"batch_size is {batch_size!r}; give a whole number of at least 1")
+        on_bad_document = on_bad_document or os.environ.get(ON_BAD_DOCUMENT, "error")
         if on_bad_document not in BAD_DOCUMENT:
             raise ValueError(f"on_bad_document is {on_bad_document!r}; choose one of {', '.join(BAD_DOCUMENT)}")
         if reproduce_original and not self.is_simple:
@@ -133,6 +145,7 @@ class LladaV(lmms):
         self.num_masks = num_masks
         self.seed = seed
         self.log = Log(log, self._rank)
+        forgive(self.log.unscored)
 
     # Documents
 

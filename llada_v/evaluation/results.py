@@ -28,7 +28,8 @@ class Row:
     """One line of the table.
 
     score, paper: in the paper's unit; None: failed, or the paper gives none. seconds: a document took in its process,
-    pictures' features included. skipped: documents whose picture or video could not be read, scored as no answer.
+    pictures' features included. skipped: documents whose picture or video could not be read, scored as no answer;
+    unscored: those whose scorer raised, also scored as no answer.
     settings: of the sampler. standard_error: mean Monte-Carlo error of the log-likelihoods, in nats.
     problem: why there is no score.
     """
@@ -41,6 +42,7 @@ class Row:
     seconds: float | None = None
     documents: int = 0
     skipped: int = 0
+    unscored: int = 0
     standard_error: float | None = None
     problem: str | None = None
 
@@ -65,7 +67,7 @@ class Row:
             number(self.difference, "+.1f"),
             number(self.seconds, ".2f"),
             str(self.documents),
-            str(self.skipped),
+            str(self.skipped) + (f", {self.unscored} not scored" if self.unscored else ""),
             SCORED_BY[self.by],
             settings,
         ]
@@ -106,6 +108,7 @@ def rows_of(benchmark: Benchmark, results: dict, log: list[dict], settings: str)
         seconds=fmean(timed.values()) if timed else None,
         documents=int(documents),
         skipped=len(skipped),
+        unscored=sum("unscored" in entry for entry in log),
         standard_error=fmean(errors) if errors else None,
     )
     rows = []

@@ -1,16 +1,51 @@
 """What the task files of the published benchmarks call: the rules of `extraction` as lmms-eval's scores and filters.
 
-Where a judge model's key is in the environment, lmms-eval's own judge scores the same answers beside the rules.
+Where a judge model's key is in the environment, lmms-eval's own judge scores the same answers beside the rules. A
+scorer that raises, whoever wrote it, loses one answer and not the task (`forgive`).
 """
 
 from collections import defaultdict
+from collections.abc import Callable
+from functools import wraps
 
 from lmms_eval.api.filter import Filter
+from lmms_eval.api.task import ConfigurableTask
+from loguru import logger
+from tenacity import RetryError
 
 from .extraction import is_right_mathverse, is_right_mathvista, is_right_mmbench, reasoned_answer
 from .settings import has_judge
 
 CIRCLE = 1_000_000  # MMBench asks a question again with its options moved round, under an index that much higher
+
+NAMES = ("id", "pid", "question_id", "questionId", "sample_index", "index", "idx", "question")  # of a document
+NO_ANSWER = {"loglikelihood": "[NaN, false]", "multiple_choice": "[NaN, false]"}  # by output type; else an empty text
+
+
+def forgive(told: Callable[[str, str, str], None]) -> None:
+    """Let lmms-eval's tasks count an answer whose scorer raises as no answer.
+
+    lmms-eval 0.7.3 tries such a scorer five times, two seconds apart, and then ends the run.
+    told: called with the task, the document and what was raised. The last call of this function holds.
+    """
+    raising = getattr(ConfigurableTask.process_results, "raising", ConfigurableTask.process_results)
+
+    @wraps(raising)
+    def process_results(task, doc, results, *rest, **options):
+        try:
+            return raising(task, doc, results, *rest, **options)
+        except Exception as error:  # noqa: BLE001, scorers of benchmarks raise anything
+            cause = error.last_attempt.exception() if isinstance(error, RetryError) else error
+            document = next((str(doc[name])[:60] for name in NAMES if name in doc), "without a name")
+            problem = f"{type(cause).__name__}: {cause}"
+            logger.opt(exception=cause).warning(
+                f"document {document!r} of {task.config.task} counts as not answered, its scorer raised {problem}"
+            )
+            told(task.config.task, document, problem)
+        return raising(task, doc, [NO_ANSWER.get(task.OUTPUT_TYPE, "")] * len(results), *rest, **options)
+
+    process_results.raising = raising
+    ConfigurableTask.process_results = process_results
 
 
 class ReasonedAnswer(Filter):
