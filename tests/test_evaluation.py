@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -391,15 +392,18 @@ def test_a_longer_bar_is_a_larger_score_and_the_mark_is_the_papers():
 class ScriptedLmmsEval:
     """Stands for the processes that run lmms-eval: writes what they would, or fails."""
 
+    told = "Traceback (most recent call last):\nValueError: document 3 cannot be read\n"
+
     def __init__(self, failing=()):
         self.failing, self.commands = failing, []
 
     def __call__(self, command, stdout, stderr, env):
         self.commands.append(command)
+        self.environment = env
         values = dict(zip(command, command[1:], strict=False))
-        name = Path(values["--output_path"]).name
+        name = values["--tasks"]
         if name in self.failing:
-            stdout.write("Traceback (most recent call last):\nValueError: document 3 cannot be read\n")
+            stdout.write(self.told)
             return subprocess.CompletedProcess(command, self.failing[name])
         metrics = {"exact_match,none": 0.25, "accuracy,none": 0.25}
         folder = Path(values["--output_path"]) / "model"
@@ -415,11 +419,15 @@ def queue(monkeypatch, tiny_folder, tmp_path):
     monkeypatch.setattr(run, "check_installed", lambda: None)
     monkeypatch.setattr(run, "version", lambda package: "0")
     monkeypatch.setattr(run, "write_tasks", lambda count: None)
+    monkeypatch.setattr(run, "TASK_FILES", shutil.copytree(run.TASK_FILES, tmp_path / "task files"))
+    (run.TASK_FILES / "toyworld" / "data").mkdir(exist_ok=True)
+    for name in (*toyworld.ASKED, "multiple_choice"):
+        (run.TASK_FILES / "toyworld" / "data" / f"{name}.parquet").write_bytes(name.encode())
 
-    def start(tasks, *options, failing=None):
+    def start(tasks, *options, failing=None, model=tiny_folder):
         scripted = ScriptedLmmsEval(failing or {})
         monkeypatch.setattr(run.subprocess, "run", scripted)
-        argv = ["--model", str(tiny_folder), "--tasks", tasks, "--output", str(tmp_path), *options]
+        argv = ["--model", str(model), "--tasks", tasks, "--output", str(tmp_path), *options]
         status = cli.main(["evaluate", *argv])
         table = max(tmp_path.glob("*/*/table.json"), key=lambda file: file.stat().st_mtime_ns)
         return status, json.loads(table.read_text())["rows"], scripted
@@ -447,23 +455,125 @@ def test_a_finished_task_is_not_run_again_and_a_failed_one_is(queue):
     assert len(queue(tasks, "--fresh")[2].commands) == 2
 
 
-def test_other_settings_run_a_finished_task_again(queue):
+def places_of(folder, task="toyworld_video"):
+    """The places of a task's results."""
+    return {file.parent for file in folder.glob(f"*/*/{task}/*/done.json")}
+
+
+def files_in(places):
+    return {file: file.read_bytes() for place in places for file in place.rglob("*") if file.is_file()}
+
+
+def test_other_settings_get_a_place_of_their_own_and_the_old_one_stays_and_is_listed(queue, tmp_path, capsys):
     queue("toyworld_video")
+    (first,) = places_of(tmp_path)
+    before = files_in([first])
     assert len(queue("toyworld_video", "--limit", "2")[2].commands) == 1
-    assert len(queue("toyworld_video", "--limit", "2")[2].commands) == 0
+    assert len(places_of(tmp_path)) == 2 and files_in([first]) == before
+    assert f"kept beside: {first}: limit None" in capsys.readouterr().err
+    assert f"- {first}: limit None" in (first.parents[1] / "table.md").read_text()
+    for options in (("--limit", "2"), ()):
+        assert len(queue("toyworld_video", *options)[2].commands) == 0, "both are done"
 
 
-def test_another_number_of_processes_does_not(queue):
+@pytest.mark.parametrize("options", [("--batch-size", "8"), ("--num-processes", "2"), ("--on-bad-document", "skip")])
+def test_what_changes_no_answer_runs_no_finished_task_again(queue, options):
     queue("toyworld_video")
-    assert len(queue("toyworld_video", "--num-processes", "2")[2].commands) == 0
+    assert len(queue("toyworld_video", *options)[2].commands) == 0
 
 
-def test_the_command_carries_settings_and_model(queue, tiny_folder):
+@pytest.mark.parametrize("options", [("--preset", "fast"), ("--reproduce-original",), ("--dtype", "bfloat16")])
+def test_what_changes_answers_runs_a_finished_task_again(queue, options):
+    queue("toyworld_video")
+    assert len(queue("toyworld_video", *options)[2].commands) == 1
+
+
+def test_a_model_counts_by_what_it_holds_and_not_by_where_or_when(queue, tmp_path, tiny_folder):
+    queue("toyworld_video")
+    copied = tmp_path / "elsewhere" / tiny_folder.name
+    shutil.copytree(tiny_folder, copied)
+    (copied / "README.md").write_text("about it")
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"transformers_version": "9"}, sort_keys=True))
+    assert len(queue("toyworld_video", model=copied)[2].commands) == 0
+    (weights,) = copied.glob("*.safetensors")
+    raw = bytearray(weights.read_bytes())
+    raw[-1] ^= 1
+    weights.write_bytes(raw)
+    assert len(queue("toyworld_video", model=copied)[2].commands) == 1
+    assert len(places_of(tmp_path)) == 2
+    assert len(queue("toyworld_video")[2].commands) == 0
+
+
+def test_a_comment_in_a_task_file_changes_nothing_and_its_question_does(queue, tmp_path):
+    queue("toyworld_video")
+    file = run.TASK_FILES / "toyworld" / "toyworld_video.yaml"
+    file.write_text("# another comment\n" + file.read_text())
+    assert len(queue("toyworld_video")[2].commands) == 0
+    file.write_text(file.read_text().replace("doc_to_text: question", "doc_to_text: other"))
+    assert len(queue("toyworld_video")[2].commands) == 1
+    (run.TASK_FILES / "toyworld" / "data" / "video.parquet").write_bytes(b"other questions")
+    assert len(queue("toyworld_video")[2].commands) == 1
+    assert len(places_of(tmp_path)) == 3
+
+
+def test_answers_are_scored_again_in_their_place_when_the_rules_change(queue, tmp_path, monkeypatch):
+    queue("toyworld_video")
+    monkeypatch.setattr(run, "RULES_VERSION", run.RULES_VERSION + 1)
+    assert len(queue("toyworld_video")[2].commands) == 1
+    assert len(places_of(tmp_path)) == 1
+    assert len(queue("toyworld_video")[2].commands) == 0
+    monkeypatch.setattr(run, "ANSWERS_VERSION", run.ANSWERS_VERSION + 1)
+    assert len(queue("toyworld_video")[2].commands) == 1
+    assert len(places_of(tmp_path)) == 2
+
+
+def test_starting_afresh_moves_what_was_there_aside(queue, tmp_path, capsys):
+    queue("toyworld_video")
+    (place,) = places_of(tmp_path)
+    before = {name.relative_to(place): content for name, content in files_in([place]).items()}
+    for number in (1, 2):
+        queue("toyworld_video", "--fresh")
+        aside = place.with_name(f"{place.name}-{number}")
+        assert aside in places_of(tmp_path)
+        assert f"kept beside: {aside}: the same settings, moved aside" in capsys.readouterr().err
+    first = place.with_name(f"{place.name}-1")
+    assert {name.relative_to(first): content for name, content in files_in([first]).items()} == before
+
+
+def test_results_of_an_earlier_version_stay(queue, tmp_path, tiny_folder, capsys):
+    old = tmp_path / tiny_folder.name / "paper" / "toyworld_video"
+    old.mkdir(parents=True)
+    (old / "done.json").write_text("{}")
+    queue("toyworld_video")
+    assert (old / "done.json").read_text() == "{}"
+    assert f"kept beside: {old}: of an earlier version" in capsys.readouterr().err
+
+
+def test_a_run_that_stopped_at_a_bad_document_goes_on_in_its_place_and_skips(queue, tmp_path):
+    assert queue("toyworld_video", failing={"toyworld_video": 1})[0] == 1
+    stopped = {file.parent for file in tmp_path.glob("*/*/toyworld_video/*/made_with.json")}
+    status, _, scripted = queue("toyworld_video", "--on-bad-document", "skip")
+    assert status == 0 and places_of(tmp_path) == stopped
+    assert scripted.environment["LLADA_V_ON_BAD_DOCUMENT"] == "skip"
+
+
+def test_documents_that_were_skipped_stop_a_run_that_must_not_skip(queue, tmp_path):
+    queue("toyworld_video", "--on-bad-document", "skip")
+    (place,) = places_of(tmp_path)
+    (place / "documents").mkdir()
+    skipped = {"task": "toyworld_video", "doc_id": 0, "idx": 0, "skipped": "cannot be read"}
+    (place / "documents" / "log.rank0.jsonl").write_text(json.dumps(skipped) + "\n")
+    assert len(queue("toyworld_video", "--on-bad-document", "skip")[2].commands) == 0
+    assert len(queue("toyworld_video")[2].commands) == 1
+
+
+def test_the_command_carries_settings_and_model(queue, tiny_folder, tmp_path):
     command = queue("toyworld_video", "--preset", "fast", "--on-bad-document", "skip", "--limit", "3")[2].commands[0]
     values = dict(zip(command, command[1:], strict=False))
     assert command[:3] == [sys.executable, "-m", "lmms_eval"]
     assert values["--model"] == "llada_v" and values["--tasks"] == "toyworld_video" and values["--limit"] == "3"
-    assert f"pretrained={tiny_folder}" in values["--model_args"] and "on_bad_document=skip" in values["--model_args"]
+    assert f"pretrained={tiny_folder}" in values["--model_args"] and f"log={tmp_path}" in values["--model_args"]
     assert "rule=factor" in values["--gen_kwargs"] and "steps" not in values["--gen_kwargs"]
     assert "--force_simple" not in command
     likelihood = queue("toyworld_likelihood")[2].commands[0]
@@ -494,18 +604,57 @@ def test_several_machines_meet_where_the_environment_says(queue, monkeypatch, ti
     assert not list(tmp_path.glob("*/*/table.json")), "the first machine writes the table"
 
 
-def test_the_best_line_of_a_log_is_found(tmp_path):
-    log = tmp_path / "log.txt"
-    log.write_text(
-        "INFO start\n\x1b[31mTraceback (most recent call last):\x1b[0m\n"
-        "[rank1]: llada_v.evaluation.lmms.BadDocument: document 7 of ai2d cannot be read\n"
-        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n====\nexitcode : 1\n"
-    )
-    assert run.problem_in(log) == "document 7 of ai2d cannot be read"
-    log.write_text("killed\n")
-    assert run.problem_in(log) == "killed"
-    log.write_text("")
-    assert run.problem_in(log) == "no output"
+OWN_CHECK = f"""INFO start
+\x1b[31mTraceback (most recent call last):\x1b[0m
+[rank1]:   File "/lib/lmms_eval/evaluator.py", line 700, in evaluate
+[rank1]:     run()
+[rank1]:   File "{run.PACKAGE}/evaluation/lmms.py", line 190, in prepare
+[rank1]:     raise BadDocument(f"{{name}} cannot be read")
+[rank1]: llada_v.evaluation.lmms.BadDocument: document 7 of ai2d cannot be read
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+====
+exitcode : 1
+"""
+FAULT = f"""Traceback (most recent call last):
+  File "/lib/lmms_eval/evaluator.py", line 700, in evaluate
+    run()
+  File "{run.PACKAGE}/evaluation/lmms.py", line 190, in prepare
+    first, second = numbers
+    ^^^^^^^^^^^^^
+ValueError: not enough values to unpack (expected 2, got 1)
+"""
+
+
+def test_an_error_of_our_own_checks_is_one_line(tmp_path):
+    (tmp_path / "log.txt").write_text(OWN_CHECK)
+    assert run.problem_in(tmp_path / "log.txt") == ("document 7 of ai2d cannot be read", [])
+
+
+@pytest.mark.parametrize(
+    "text", [FAULT, FAULT.replace(str(run.PACKAGE), "/lib/torch").replace("first, second", "raise")]
+)
+def test_a_fault_shows_the_end_of_its_traceback(tmp_path, text):
+    (tmp_path / "log.txt").write_text(text)
+    assert run.problem_in(tmp_path / "log.txt") == (text.splitlines()[-1], text.rstrip().splitlines())
+
+
+@pytest.mark.parametrize(("text", "told"), [("killed\n", "killed"), ("", "no output")])
+def test_a_log_without_an_error_gives_its_last_line(tmp_path, text, told):
+    (tmp_path / "log.txt").write_text(text)
+    assert run.problem_in(tmp_path / "log.txt") == (told, [])
+
+
+def test_only_what_the_run_itself_wrote_is_looked_at(tmp_path):
+    (tmp_path / "log.txt").write_text(FAULT + "killed\n")
+    assert run.problem_in(tmp_path / "log.txt", len(FAULT.encode())) == ("killed", [])
+
+
+def test_a_fault_in_a_task_is_shown_with_the_path_of_its_log(queue, monkeypatch, capsys):
+    monkeypatch.setattr(ScriptedLmmsEval, "told", FAULT)
+    status, (row,), _ = queue("toyworld_video", failing={"toyworld_video": 1})
+    told = capsys.readouterr().err
+    assert status == 1 and "ValueError: not enough values to unpack" in row["problem"] and "log.txt" in row["problem"]
+    assert "    first, second = numbers\n" in told and "line 190, in prepare" in told
 
 
 @pytest.mark.parametrize(
@@ -527,15 +676,6 @@ def test_a_model_folder_without_a_processor_is_said_before_anything_runs(queue, 
     (tmp_path / "bare" / "config.json").write_text("{}")
     with pytest.raises(OSError, match="has no tokenizer.json"):
         run.evaluate(run.Evaluation(str(tmp_path / "bare"), "toyworld_video", output=tmp_path))
-
-
-def test_a_changed_model_or_code_has_another_fingerprint(tmp_path, settings, monkeypatch):
-    monkeypatch.setattr(run, "version", lambda package: "0")
-    (tmp_path / "model.safetensors").write_bytes(b"1")
-    before = run.fingerprint(settings["toyworld_video"], str(tmp_path))
-    assert run.fingerprint(settings["toyworld_video"], str(tmp_path)) == before
-    (tmp_path / "model.safetensors").write_bytes(b"2")
-    assert run.fingerprint(settings["toyworld_video"], str(tmp_path)) != before
 
 
 # The small world's tasks

@@ -13,6 +13,7 @@ from itertools import count, product
 from .numbers import LONGEST_ANSWER, is_close, numbers, value
 from .numbers import number as number_in
 
+RULES_VERSION = 2  # raised by hand when a verdict can change: finished tasks are then scored again from their answers
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Words that say "what follows is the answer", the surest first; of one kind the last counts.
 BOXED = re.compile(r"\\f?boxed\s?\{")

@@ -155,13 +155,19 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def save_table(rows: list[Row], folder: str | Path, title: str, about: dict) -> None:
-    """Write table.json, table.md and table.png. about: what else is to be known, such as model and versions."""
+def save_table(rows: list[Row], folder: str | Path, title: str, about: dict, beside: list[str] = ()) -> None:
+    """Write table.json, table.md and table.png.
+
+    about: what else is to be known, such as model and versions. beside: lines about other results of the same tasks.
+    """
     folder = Path(folder)
     table = [asdict(row) | {"difference": row.difference} for row in rows]
-    (folder / "table.json").write_text(json.dumps(about | {"rows": table}, indent=2) + "\n", encoding="utf-8")
+    known = about | {"rows": table, "beside": list(beside)}
+    (folder / "table.json").write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     facts = "".join(f"- {name}: {value}\n" for name, value in about.items())
-    (folder / "table.md").write_text(f"# {title}\n\n{facts}\n{markdown(rows)}\n", encoding="utf-8")
+    kept = "\nOther results of these tasks, made with something else:\n\n" if beside else ""
+    kept += "".join(f"- {line}\n" for line in beside)
+    (folder / "table.md").write_text(f"# {title}\n\n{facts}\n{markdown(rows)}\n{kept}", encoding="utf-8")
     draw_table(rows, title).save(folder / "table.png")
 
 

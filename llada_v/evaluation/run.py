@@ -1,11 +1,10 @@
 """A table of results: every task through lmms-eval on all devices, one after the other, and what came out.
 
-A task that fails is said and the others go on. A run that was killed goes on where it was:
-finished tasks are not run again, and lmms-eval's cache holds the answers of the one that was running. Both count only
-for the same model, settings and code.
+A task that fails is said and the others go on. A run that was killed goes on where it was: finished tasks are not run
+again, and lmms-eval's cache holds the answers of the one that was running. Both count for whatever makes the same
+answers, see `places`; results of anything else stay beside them.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -13,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,16 +20,21 @@ import torch
 
 from ..answer import DEMO_MODEL
 from ..checkpoint.files import local_folder
+from ..generation.config import SamplerConfig
+from ..generation.sampler import ANSWERS_VERSION
 from ..processing_llada_v import LladaVProcessor
 from ..shipped import PACKAGE, shipped
+from .extraction import RULES_VERSION
+from .places import Digests, claim, model_sums, others, place_of, task_sums
 from .results import Row, failed, read_log, rows_of, save_table
-from .settings import NO_KEY, SETTINGS_FILE, Benchmark, chosen_tasks, read_settings
+from .settings import NO_KEY, SETTINGS_FILE, Benchmark, chosen_tasks, has_judge, read_settings
 from .toyworld import write_tasks
 
 TASK_FILES = shipped("eval/tasks")
 OUTPUT = Path("exp/eval")
 NODE_RANK, MASTER_PORT = ("NODE_RANK", "RANK", "SLURM_NODEID"), 29199
-WHOLE_FILE = 2**20  # bytes up to which a file counts with its content and not its date
+SAME_TOKENS = ("lookahead", "compile")  # settings of the sampler that change no answer
+SHOWN = 12  # lines of a traceback
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Evaluation:
     on_bad_document: "error" or "skip", for one whose picture cannot be read.
     reproduce_original: the original's prompts, token by token.
     questions: of each kind in the small world.
-    fresh: forget what earlier runs of these tasks left.
+    fresh: move what earlier runs of these tasks left aside, and start again.
 
     Raises ValueError for a number below 1, and where several nodes do not find each other.
     """
@@ -92,12 +96,20 @@ def evaluate(plan: Evaluation) -> list[Row]:
     variant = plan.preset + ("-original" if plan.reproduce_original else "")
     folder = Path(plan.output) / Path(plan.model).name / variant
     folder.mkdir(parents=True, exist_ok=True)
+    digests = Digests(Path(plan.output) / "digests.json")
+    made_of = model_sums(Path(model), digests)
     rows: list[Row] = []
+    beside: list[str] = []
     for task in tasks:
-        rows += run_task(task, model, folder / task.name, plan)
+        identity, scored_with = identity_of(task, made_of, plan, digests)
+        place = place_of(folder / task.name, identity)
+        rows += run_task(task, model, place, identity, scored_with, plan)
+        beside += others(folder / task.name, place, identity)
         if plan.node_rank == 0:
             title = f"{Path(plan.model).name}, preset {variant}"
-            save_table(rows, folder, title, facts_of(plan))
+            save_table(rows, folder, title, facts_of(plan), beside)
+    for line in beside:
+        print(f"kept beside: {line}", file=sys.stderr)
     if plan.node_rank == 0:
         print(f"table.md, table.json and table.png are in {folder}", file=sys.stderr)
     return rows
@@ -127,37 +139,87 @@ def facts_of(plan: Evaluation) -> dict:
 # One task
 
 
-def run_task(task: Benchmark, model: str, folder: Path, plan: Evaluation) -> list[Row]:
-    """Run one task, unless it is done, and read its rows."""
+def identity_of(task: Benchmark, made_of: dict, plan: Evaluation, digests: Digests) -> tuple[dict, dict]:
+    """What makes the answers to a task differ from others, and what its scores depend on beside them.
+
+    made_of: see `model_sums`.
+    """
+    files = task_sums(task_files(task), digests)
+    if task.is_likelihood:
+        sampler = {"num_masks": plan.num_masks, "seed": plan.seed}
+    else:
+        given, plain = task.sampling(plan.preset), {field.name: field.default for field in fields(SamplerConfig)}
+        sampler = {key: value for key, value in given.items() if value != plain[key] and key not in SAME_TOKENS}
+        if given.get("temperature") or given.get("remasking") == "random":
+            sampler["seed"] = plan.seed
+        sampler |= {"gen_length": given["gen_length"], "until": task.until, "think_mode": task.think_mode}
+    identity = made_of | {
+        "task": tasks_argument(task).removeprefix(str(TASK_FILES)),
+        "files": files["asked"],
+        "limit": plan.limit,
+        "sampler": sampler,
+        "dtype": plan.dtype or ("bfloat16" if torch.cuda.is_available() else "float32"),
+        "attention": plan.attn_implementation,
+        "prompts": "original" if plan.reproduce_original else "plain" if task.plain else "chat",
+        "lmms_eval": version("lmms_eval"),
+        "code": ANSWERS_VERSION,
+    }
+    scored_with = {"rules": RULES_VERSION, "files": files["scored"], "judge": has_judge()}
+    return identity, scored_with
+
+
+def task_files(task: Benchmark) -> list[Path]:
+    """The task files of the project that a task is made of."""
+    if task.files is None:
+        return []
+    if task.files == "toyworld":
+        return [TASK_FILES / task.files / f"{name}.yaml" for name in task.tasks or (task.name,)]
+    return sorted((TASK_FILES / task.files).glob("*.yaml"))
+
+
+def run_task(
+    task: Benchmark, model: str, folder: Path, identity: dict, scored_with: dict, plan: Evaluation
+) -> list[Row]:
+    """Run one task in its place, unless it is done, and read its rows.
+
+    Answers that are there, scored in another way, are only scored again.
+    """
     settings = settings_text(task, plan)
-    command = command_of(task, model, folder, plan)
-    made_with = {"command": command, "content": fingerprint(task, model)}
     done = folder / "done.json"
     known = json.loads(done.read_text()) if done.is_file() and not plan.fresh else {}
-    if known.get("made_with") == made_with:
-        print(f"{task.name}: done before", file=sys.stderr)
-        return rows_in(task, folder, known["results"], settings)
+    if known.get("scored_with") == scored_with:
+        rows = rows_in(task, folder, known["results"], settings)
+        if plan.on_bad_document == "skip" or not any(row.skipped for row in rows):
+            print(f"{task.name}: done before", file=sys.stderr)
+            return rows
     if plan.node_rank == 0:
-        begin(folder, made_with, plan.fresh)
+        claim(folder, identity, plan.fresh)
+        put_together(folder / "cache")
     log = folder / ("log.txt" if plan.node_rank == 0 else f"log-{plan.node_rank}.txt")
     print(f"{task.name}: running, see {log}", file=sys.stderr, flush=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     start = time.time()
     with open(log, "a", encoding="utf-8") as output:
+        begun = output.tell()
         status = subprocess.run(
-            [*launcher(plan), *command], stdout=output, stderr=subprocess.STDOUT, env=environment()
+            [*launcher(plan), *command_of(task, model, folder, plan)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment(plan),
         ).returncode
-    if plan.node_rank:
-        return [] if status == 0 else [failed(task, settings, problem_in(log))]
     written = [file for file in folder.rglob("*_results.json") if file.stat().st_mtime >= start - 1]
-    if status or not written:  # lmms-eval itself ends with 0 whatever happened
-        problem = problem_in(log)
-        print(f"{task.name}: failed: {problem} (see {log})", file=sys.stderr, flush=True)
-        return [failed(task, settings, problem)]
+    if status or not (written or plan.node_rank):  # lmms-eval itself ends with 0 whatever happened
+        problem, trace = problem_in(log, begun)
+        print(f"{task.name}: failed: {problem} (see {log})", file=sys.stderr)
+        for line in trace:
+            print(f"    {line}", file=sys.stderr, flush=True)
+        return [failed(task, settings, problem if not trace else f"{problem} (traceback in {log})")]
+    if plan.node_rank:
+        return []
     results = max(written, key=lambda file: file.stat().st_mtime).relative_to(folder)
     rows = rows_in(task, folder, str(results), settings)
     if not any(row.problem for row in rows):
-        done.write_text(json.dumps({"made_with": made_with, "results": str(results)}, indent=2))
+        done.write_text(json.dumps({"scored_with": scored_with, "results": str(results)}, indent=2))
     print(f"{task.name}: done in {time.time() - start:.0f} s", file=sys.stderr, flush=True)
     return rows
 
@@ -208,7 +270,6 @@ def command_of(task: Benchmark, model: str, folder: Path, plan: Evaluation) -> l
         "pretrained": model,
         "dtype": plan.dtype,
         "attn_implementation": plan.attn_implementation,
-        "on_bad_document": plan.on_bad_document,
         "num_masks": plan.num_masks,
         "seed": plan.seed,
         "log": folder / "documents" / "log",
@@ -236,55 +297,52 @@ def tasks_argument(task: Benchmark) -> str:
     return ",".join(task.tasks or (task.name,))
 
 
-def environment() -> dict[str, str]:
+def environment(plan: Evaluation) -> dict[str, str]:
     """The environment of lmms-eval."""
     # PYTHONSAFEPATH: packages are found because they are installed, not because the current folder has their name.
-    given = {"PYTHONSAFEPATH": "1", "TOKENIZERS_PARALLELISM": "false"}
+    given = {"PYTHONSAFEPATH": "1", "TOKENIZERS_PARALLELISM": "false", "LLADA_V_ON_BAD_DOCUMENT": plan.on_bad_document}
     return {"OPENAI_API_KEY": NO_KEY} | os.environ | given
 
 
-def begin(folder: Path, made_with: dict, fresh: bool) -> None:
-    """Make the folder ready: answers of another model, settings or code go, those of a killed run are put together."""
-    stamp = folder / "begun.json"
-    text = json.dumps(made_with, indent=2)
-    if folder.is_dir() and (fresh or not (stamp.is_file() and stamp.read_text() == text)):
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp.write_text(text)
-    left = sorted((folder / "cache" / "runs").glob("*/rank_*.db"))
+def put_together(cache: Path) -> None:
+    """Make one cache of the answers that a run left which did not end."""
+    left = sorted((cache / "runs").glob("*/rank_*.db"))
     if left:
         from lmms_eval.caching.response_cache import ResponseCache
 
-        kept = ResponseCache.merge_shards([str(file) for file in left], str(folder / "cache" / "cache.db"))
-        shutil.rmtree(folder / "cache" / "runs")
+        kept = ResponseCache.merge_shards([str(file) for file in left], str(cache / "cache.db"))
+        shutil.rmtree(cache / "runs")
         print(f"going on with {kept} answers of a run that did not end", file=sys.stderr)
 
 
-def fingerprint(task: Benchmark, model: str) -> str:
-    """A sum over what answers depend on beside the command: the model's files, our code, the task's own files."""
-    folders = [Path(model), PACKAGE]
-    if task.files is not None:
-        folders.append(TASK_FILES / task.files)
-    files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
-    total = hashlib.sha256(version("lmms_eval").encode())
-    for file in files:
-        if "__pycache__" in file.parts:
-            continue
-        stat = file.stat()
-        content = file.read_bytes() if stat.st_size <= WHOLE_FILE else str(stat.st_mtime_ns).encode()
-        total.update(f"{file.name} {stat.st_size}".encode() + content)
-    return total.hexdigest()
+def problem_in(log: Path, begun: int = 0) -> tuple[str, list[str]]:
+    """What a log says went wrong, in one line, and the last lines of the traceback behind it.
 
-
-def problem_in(log: Path) -> str:
-    """The line of a log that says best what went wrong: the last error of a traceback, or its last line."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(encoding="utf-8", errors="replace"))
-    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    begun: byte at which the run's part of the log starts. No traceback where one of our own checks says what is wrong
+    with what it was given: an error that a `raise` of this package makes.
+    """
+    with open(log, "rb") as file:
+        file.seek(begun)
+        text = file.read().decode("utf-8", errors="replace")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    lines = [re.sub(r"^\[rank\d+\]:\s?", "", line).rstrip() for line in re.split(r"[\r\n]+", text) if line.strip()]
     errors = [
-        line
-        for line in lines
-        if re.match(r"(?:\[rank\d+\]:\s*)?[\w.]*(?:Error|Exception|Interrupt|BadDocument)\b", line)
+        number
+        for number, line in enumerate(lines)
+        if re.match(r"[\w.]*(?:Error|Exception|Interrupt|BadDocument)\b", line)
+        and not line.split(":")[0].endswith("ChildFailedError")
     ]
-    ours = [line for line in errors if not line.split(":")[0].endswith("ChildFailedError")]
-    found = (ours or errors or lines or ["no output"])[-1]
-    return re.sub(r"^(?:\[rank\d+\]:\s*)?(?:[\w]+\.)*(?:ValueError|BadDocument):\s*", "", found)
+    if not errors:
+        return (lines or ["no output"])[-1].strip(), []
+    last = errors[-1]
+    starts = [number for number in range(last) if lines[number].startswith("Traceback (most recent call last)")]
+    trace = lines[starts[-1] : last + 1] if starts else []
+    frames = [number for number, line in enumerate(trace) if line.lstrip().startswith('File "')]
+    if not frames or is_own_check(*trace[frames[-1] : frames[-1] + 2]):
+        return re.sub(r"^(?:\w+\.)*(?:ValueError|BadDocument):\s*", "", lines[last]), []
+    return lines[last], trace[-SHOWN:]
+
+
+def is_own_check(frame: str, code: str = "") -> bool:
+    """Whether a frame of a traceback is a `raise` in this package: File "...", and its line of code."""
+    return f'File "{PACKAGE}' in frame and code.lstrip().startswith("raise ")
