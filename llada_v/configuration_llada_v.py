@@ -1,13 +1,35 @@
 """Every id, size and layer index of the project: `LladaConfig` for the trunk, `LladaVConfig` for the whole model.
 
 The defaults are the published 8B model. A small model differs from it only in the numbers written here.
-Nothing in this file knows a tensor, a tokenizer or a file.
+Nothing in this file knows a tensor or a tokenizer.
 """
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, SiglipVisionConfig
+from transformers.activations import ACT2FN
+
+from .json_text import read_json
 
 ROPE_INV_FREQ = ("exact", "bf16_rounded")
 VIDEO_NEWLINES = ("grid", "frame", "one_token", "no_token")
+# The least and the largest value of sizes and counts, and of numbers: nothing that is built lies outside.
+SIZES = {
+    "vocab_size": (2, 2**22),
+    "hidden_size": (1, 2**17),
+    "intermediate_size": (1, 2**19),
+    "num_hidden_layers": (1, 1000),
+    "num_attention_heads": (1, 2**12),
+    "num_key_value_heads": (1, 2**12),
+    "max_position_embeddings": (1, 2**30),
+}
+NUMBERS = {"rms_norm_eps": (0, 1), "rope_base": (1, 1e12), "initializer_range": (0, 100)}
+VISION_SIZES = {name: SIZES[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers")}
+VISION_SIZES |= {"num_attention_heads": (1, 2**12), "image_size": (1, 2**14), "patch_size": (1, 2**12)}
+VISION_SIZES |= {"num_channels": (3, 3)}
+VISION_NUMBERS = {"layer_norm_eps": (0, 1), "attention_dropout": (0, 1)}
+PICTURE_SIZES = {"max_tile_features": (1, 1000), "video_pool_stride": (1, 1000)}
+MOST_PINPOINTS, MOST_TILES = 1000, 10_000
+UNUSABLE = (TypeError, AttributeError, KeyError, IndexError, StrictDataclassError)
 IGNORE = -100
 """Label of a position that is never masked nor predicted: pictures, questions, padding."""
 
@@ -23,7 +45,18 @@ def siglip2_so400m(**changes) -> SiglipVisionConfig:
         patch_size=14,
         vision_use_head=False,
     )
-    return SiglipVisionConfig(**sizes | changes)
+    tower = SiglipVisionConfig(**sizes | changes)
+    check_ranges(tower, VISION_SIZES, VISION_NUMBERS)
+    if tower.hidden_size % tower.num_attention_heads:
+        raise ValueError(
+            f"the tower's hidden_size {tower.hidden_size} is not a multiple of its num_attention_heads "
+            f"{tower.num_attention_heads}"
+        )
+    if tower.patch_size > tower.image_size:
+        raise ValueError(f"patch_size {tower.patch_size} is more than image_size {tower.image_size}")
+    if tower.hidden_act not in ACT2FN:
+        raise ValueError(f"the tower's hidden_act is {shown(tower.hidden_act)}, which transformers does not know")
+    return tower
 
 
 class LladaConfig(PreTrainedConfig):
@@ -61,6 +94,7 @@ class LladaConfig(PreTrainedConfig):
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         super().__post_init__(**kwargs)
+        check_ranges(self, SIZES, NUMBERS)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
@@ -118,30 +152,47 @@ class LladaVConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
-        if self.vision_config is None:
-            self.vision_config = siglip2_so400m()
-        elif isinstance(self.vision_config, dict):
-            self.vision_config = siglip2_so400m(**self.vision_config)
-        if self.text_config is None:
-            self.text_config = LladaConfig()
-        elif isinstance(self.text_config, dict):
-            self.text_config = LladaConfig(**self.text_config)
+        for name, kind, made in (
+            ("vision_config", SiglipVisionConfig, siglip2_so400m),
+            ("text_config", LladaConfig, LladaConfig),
+        ):
+            given = getattr(self, name)
+            if given is None or isinstance(given, dict):
+                setattr(self, name, made(**(given or {})))
+            elif not isinstance(given, kind):
+                raise ValueError(
+                    f"{name} is {shown(given)}; an object with the fields of a {kind.__name__} is expected"
+                )
         if self.image_grid_pinpoints is None:
             tile, sides = self.vision_config.image_size, range(1, 7)
             # Width runs slowest, as in the original: the first of two equal canvases wins.
             self.image_grid_pinpoints = [[tile * rows, tile * columns] for columns in sides for rows in sides]
         super().__post_init__(**kwargs)
+        check_ranges(self, PICTURE_SIZES, {})
         if self.video_newline not in VIDEO_NEWLINES:
             raise ValueError(f"video_newline is {self.video_newline!r}; choose one of {', '.join(VIDEO_NEWLINES)}")
-        if not self.image_grid_pinpoints:
-            raise ValueError("image_grid_pinpoints is empty; list at least one canvas (height, width)")
-        tile = self.vision_config.image_size
-        for height, width in self.image_grid_pinpoints:
-            if height % tile or width % tile:
-                raise ValueError(f"image_grid_pinpoints has {height} x {width}, not a multiple of the tile {tile}")
+        self._check_pinpoints()
         for name, token_id in self.special_token_ids().items():
-            if not 0 <= token_id < self.text_config.vocab_size:
-                raise ValueError(f"{name} is {token_id}, outside the vocabulary of {self.text_config.vocab_size} rows")
+            if not is_whole(token_id) or not 0 <= token_id < self.text_config.vocab_size:
+                raise ValueError(
+                    f"{name} is {token_id!r}, outside the vocabulary of {self.text_config.vocab_size} rows"
+                )
+
+    def _check_pinpoints(self) -> None:
+        """Raise ValueError unless every canvas is a pair of whole tiles."""
+        canvases, tile = self.image_grid_pinpoints, self.vision_config.image_size
+        if not isinstance(canvases, (list, tuple)) or not 1 <= len(canvases) <= MOST_PINPOINTS:
+            raise ValueError(
+                f"image_grid_pinpoints is {shown(canvases)}; list 1 to {MOST_PINPOINTS} canvases (height, width)"
+            )
+        for canvas in canvases:
+            if not isinstance(canvas, (list, tuple)) or len(canvas) != 2 or not all(map(is_whole, canvas)):
+                raise ValueError(f"image_grid_pinpoints has {shown(canvas)}; a canvas is [height, width] in pixels")
+            height, width = canvas
+            if height < tile or width < tile or height % tile or width % tile:
+                raise ValueError(f"image_grid_pinpoints has {height} x {width}, not a multiple of the tile {tile}")
+            if (height // tile) * (width // tile) > MOST_TILES:
+                raise ValueError(f"image_grid_pinpoints has {height} x {width}, more than {MOST_TILES} tiles of {tile}")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "LladaVConfig":
@@ -152,8 +203,16 @@ class LladaVConfig(PreTrainedConfig):
         return cls.from_dict(config_dict, name_or_path=str(pretrained_model_name_or_path), **kwargs)
 
     @classmethod
+    def _dict_from_json_file(cls, json_file) -> dict:
+        """transformers' hook: what `config.json` holds."""
+        return read_json(json_file)
+
+    @classmethod
     def from_dict(cls, config_dict, **kwargs) -> "LladaVConfig":
-        """The config of a dictionary, ours or the published one. Raises ValueError for another model's."""
+        """The config of a dictionary, ours or the published one.
+
+        Raises ValueError for another model's, and for values that cannot be used.
+        """
         from .checkpoint.configs import PUBLISHED_MODEL_TYPE, translate_config
 
         model_type = config_dict.get("model_type")
@@ -164,7 +223,16 @@ class LladaVConfig(PreTrainedConfig):
                 f"the config has model_type {model_type!r}, not LLaDA-V's {cls.model_type!r} or "
                 f"{PUBLISHED_MODEL_TYPE!r}; a LLaDA-8B folder becomes one with `llada-v convert`"
             )
-        return super().from_dict(config_dict, **kwargs)
+        for name, kind in (("_attn_implementation", str), ("quantization_config", dict)):
+            if not isinstance(config_dict.get(name), (kind, type(None))):
+                raise ValueError(f"the config's {name} is {shown(config_dict[name])}; expected a {kind.__name__}")
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except UNUSABLE as error:  # transformers' own fields, which it does not check
+            told = " ".join(str(error).split())
+            raise ValueError(
+                f"the config has a value that cannot be used: {told}; compare it with a sound one"
+            ) from error
 
     @property
     def tile_size(self) -> int:
@@ -188,3 +256,24 @@ class LladaVConfig(PreTrainedConfig):
         The original lets the mask be predicted, which wastes steps and can return an answer made of masks.
         """
         return [self.eos_token_id, self.bos_token_id, self.start_header_id, self.end_header_id, self.mask_token_id]
+
+
+def check_ranges(config, sizes: dict[str, tuple], numbers: dict[str, tuple]) -> None:
+    """Raise ValueError unless every size is whole and every number finite, within its limits (least, largest)."""
+    for name, (least, most) in (sizes | numbers).items():
+        value = getattr(config, name)
+        right = is_whole(value) or name in numbers and isinstance(value, float)
+        if not right or not least <= value <= most:
+            noun = "a whole number" if name in sizes else "a number"
+            raise ValueError(f"{name} is {shown(value)}; it must be {noun} from {least} to {most}")
+
+
+def is_whole(value) -> bool:
+    """Whether it is a whole number, True and False left out."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def shown(value) -> str:
+    """A value for a message, however long it is."""
+    text = repr(value)
+    return text if len(text) <= 100 else text[:100] + "..."

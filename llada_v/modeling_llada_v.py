@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from .anyres import Layout, grid_map, grid_of, num_tiles, pooled_side
-from .checkpoint.files import check_folder, local_folder
+from .checkpoint.files import check_folder, check_json, local_folder, shapes_of
 from .checkpoint.names import KEY_MAPPING
 from .configuration_llada_v import LladaVConfig
 from .generation.config import SamplerConfig
@@ -67,12 +67,16 @@ class LladaVPreTrainedModel(LladaPreTrainedModel):
         Arguments are transformers' own. Raises ValueError, before any weight is read, naming a damaged file or the
         weights that are unknown, missing or of another shape.
         """
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError("use_safetensors=False asks for pickles, which are not read because they can run code")
         if pretrained_model_name_or_path is not None:
             folder = local_folder(str(pretrained_model_name_or_path), kwargs)
+            check_json(folder)
             config = kwargs.get("config")
             if not isinstance(config, LladaVConfig):
                 config = cls.config_class.from_pretrained(folder if config is None else config)
-            check_folder(folder, config)
+            shapes, method = shapes_of(empty_model(config)), quantization_method(config)
+            check_folder(folder, shapes, kwargs.get("variant"), method, needs_head=not issubclass(cls, LladaVModel))
             pretrained_model_name_or_path = folder
         kwargs.setdefault("key_mapping", KEY_MAPPING)
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
@@ -318,3 +322,15 @@ class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel):
         if targets is not None:
             return MaskedLMOutput(loss=self.lm_head(hidden, targets, weights))
         return MaskedLMOutput(logits=self.lm_head(hidden))
+
+
+def empty_model(config: LladaVConfig) -> LladaVForConditionalGeneration:
+    """The model without storage (meta device): names and shapes."""
+    with torch.device("meta"):
+        return LladaVForConditionalGeneration(config)
+
+
+def quantization_method(config: LladaVConfig) -> str | None:
+    """How the weights of a saved model are quantized, by its config; None: not at all."""
+    saved = config.to_dict().get("quantization_config")
+    return None if saved is None else str(saved.get("quant_method"))

@@ -17,6 +17,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import cached_file
 
 from .anyres import Layout, num_features
+from .checkpoint.files import check_json
 from .configuration_llada_v import IGNORE, LladaVConfig
 from .images import anyres_tiles, load_image, padded_tile, square_tile
 from .video import frames_at_fps, frames_evenly, load_frames
@@ -112,6 +113,7 @@ class LladaVProcessor(ProcessorMixin):
 
         Raises OSError where the tokenizer is missing, ValueError where it disagrees with the config.
         """
+        check_json(name)
         hub = {key: kwargs[key] for key in ("cache_dir", "local_files_only", "revision", "token") if key in kwargs}
         if cached_file(name, TOKENIZER_FILE, _raise_exceptions_for_missing_entries=False, **hub) is None:
             raise OSError(f"{name} has no {TOKENIZER_FILE}; put the tokenizer's files there, beside config.json")

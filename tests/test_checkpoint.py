@@ -11,9 +11,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from llada_v import LladaVConfig, LladaVForConditionalGeneration, LladaVModel, LladaVProcessor
 from llada_v.checkpoint.configs import TEXT_FIELDS, translate_config
-from llada_v.checkpoint.convert import convert
-from llada_v.checkpoint.files import empty_model, shapes_of
+from llada_v.checkpoint.files import shapes_of
 from llada_v.checkpoint.names import published_name
+from llada_v.convert import convert
+from llada_v.modeling_llada_v import empty_model
 
 # Even smaller than the golden model, so that damaged folders are cheap to write.
 TINY = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 3}
@@ -346,7 +347,7 @@ def test_a_failure_while_writing_leaves_nothing_behind(tiny, tmp_path, monkeypat
     def full_disk(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("llada_v.checkpoint.convert.save_file", full_disk)
+    monkeypatch.setattr("llada_v.convert.save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         convert(tiny, tmp_path / "ours")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["published"]
@@ -361,12 +362,19 @@ def truncate(folder):
 
 
 def lose_shard(folder):
+    (folder / "model.safetensors").unlink()
     index = {"weight_map": {"lm_head.weight": "model-00001-of-00001.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def pickles_only(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def two_files(folder):
+    for name in ("one", "two"):
+        shutil.copy(folder / "model.safetensors", folder / f"{name}.safetensors")
+    (folder / "model.safetensors").unlink()
 
 
 BAD_WEIGHTS = {
@@ -380,7 +388,7 @@ BAD_WEIGHTS = {
     "lost shard": (lose_shard, "lists model-00001-of-00001.safetensors, which"),
     "pickles": (pickles_only, r"pickles \(pytorch_model.bin\), and pickles are not read"),
     "none": (lambda f: (f / "model.safetensors").unlink(), "holds no weights"),
-    "twice": (lambda f: shutil.copy(f / "model.safetensors", f / "old.safetensors"), "is in both"),
+    "twice": (two_files, "is in both"),
     "config": (lambda f: (f / "config.json").write_text("{"), "config.json.*valid JSON"),
 }
 

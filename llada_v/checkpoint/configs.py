@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import SiglipVisionConfig
 
-from .files import INDEX_FILE, read_headers, read_json
+from .files import INDEX_FILE, WEIGHTS_FILE, read_header, weight_map
 from .names import PUBLISHED, rename
 
 PUBLISHED_MODEL_TYPE = "llava_llada"
@@ -85,14 +85,15 @@ def translate_config(published: dict, folder: str | None = None) -> dict:
     check_fixed(published, FIXED_MULTIMODAL)
     fields: dict = {"text_config": text_fields(published), "vision_config": vision_fields(published, folder)}
     aspect = value_or(published, "image_aspect_ratio", "anyres_max_4")
-    anyres = re.fullmatch(r"anyres_max_(\d+)", aspect)
+    anyres = re.fullmatch(r"anyres_max_(\d{1,9})", str(aspect))
     if not anyres:
         raise ValueError(f"config.json has image_aspect_ratio {aspect!r}; only anyres_max_N is built")
     fields["max_tile_features"] = int(anyres[1])
     # The original's inference falls back to "one_token" here, but all its training used "grid".
     fields["video_newline"] = value_or(published, "mm_newline_position", "grid")
     pinpoints = published.get("image_grid_pinpoints")
-    if isinstance(pinpoints, str):
+    pairs = pinpoints if isinstance(pinpoints, list) else [pinpoints]
+    if pinpoints is not None and not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise ValueError(f"config.json has image_grid_pinpoints {pinpoints!r}; a list of [width, height] is expected")
     if pinpoints is not None:
         fields["image_grid_pinpoints"] = [[height, width] for width, height in pinpoints]
@@ -117,10 +118,13 @@ def vision_fields(published: dict, folder: str | None) -> dict:
     SigLIP2 counts a last layer that LLaDA-V does not run and the published weights do not hold, so the count may be
     that of the layers held or one more.
     """
-    if published.get("vision_config") is None:
+    given = published.get("vision_config")
+    if given is None:
         return {}
-    sizes = {name: published["vision_config"][name] for name in VISION_FIELDS if name in published["vision_config"]}
-    counted = sizes.get("num_hidden_layers", 27)
+    counted = value_or(given, "num_hidden_layers", 27) if isinstance(given, dict) else None
+    if not isinstance(counted, int):
+        raise ValueError(f"config.json has vision_config {given!r}; an object with the tower's sizes is expected")
+    sizes = {name: given[name] for name in VISION_FIELDS if name in given}
     held = counted - 1 if folder is None else layers_held(Path(folder), counted - 1)
     if counted - held not in (0, 1):
         raise ValueError(
@@ -140,13 +144,13 @@ def siglip_fields(config: dict) -> dict:
 
 
 def layers_held(folder: Path, otherwise: int) -> int:
-    """Encoder layers of the tower in a published folder, by index or headers; `otherwise` if it holds none."""
-    if (folder / INDEX_FILE).is_file():
-        names = list(read_json(folder / INDEX_FILE)["weight_map"])
-    elif any(folder.glob("*.safetensors")):
-        names = list(read_headers(folder))
+    """Encoder layers of the tower in a published folder, by index or headers; `otherwise` if it holds no weights."""
+    if (folder / WEIGHTS_FILE).is_file():
+        names = [stored.name for stored in read_header(folder / WEIGHTS_FILE)]
+    elif (folder / INDEX_FILE).is_file():
+        names = list(weight_map(folder / INDEX_FILE))
     else:
-        return otherwise
+        names = [stored.name for file in sorted(folder.glob("*.safetensors")) for stored in read_header(file)]
     ours = [rename(name, PUBLISHED) or "" for name in names]
     layers = [re.match(r"model\.vision_tower\.encoder\.layers\.(\d+)\.", name) for name in ours]
     return max((int(layer[1]) + 1 for layer in layers if layer), default=otherwise)

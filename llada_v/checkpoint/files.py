@@ -1,21 +1,37 @@
-"""Folders of weights: where they are, what their headers say, and whether they fit a config. No weight is read."""
+"""Folders of weights: where they are, what their headers say, and whether they fit a model. No weight is read.
 
-import json
+Which files hold a folder's weights follows transformers' rule, so what is looked at here is what is loaded later:
+`model.safetensors` if it is there, else the files of the index; both with the variant in their names where one is asked
+for. Other files beside them (adapters, other variants, helper files of desktops) are none of the model's.
+"""
+
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
-from ..configuration_llada_v import LladaVConfig
-from .names import OURS, PUBLISHED, inverse, rename, table_for
+from ..json_text import read_json
+from .names import BASE, OURS, PUBLISHED, QUANTIZED, inverse, rename, table_for
 
 INDEX_FILE, WEIGHTS_FILE = "model.safetensors.index.json", "model.safetensors"
+JSON_FILES = (
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+NOT_WEIGHTS = (".", "adapter_")  # how names of safetensors files begin that hold no whole model
 
 
 class Stored(NamedTuple):
@@ -47,16 +63,36 @@ def local_folder(name: str, options: dict) -> str:
     return os.path.join(name, subfolder) if subfolder else name
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The folder's safetensors files: those of its index, else all. Raises ValueError where there are none."""
-    index = folder / INDEX_FILE
+def check_json(folder: str | Path) -> None:
+    """Raise ValueError, naming the file, unless every JSON file that a model or processor is made of is a sound object.
+
+    transformers reads them after this, and trusts them.
+    """
+    for name in JSON_FILES:
+        if (Path(folder) / name).is_file():
+            read_json(Path(folder) / name)
+
+
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The safetensors files that hold the folder's weights, by transformers' rule; where there is neither the one file
+    nor an index, all that may.
+
+    Raises ValueError where there are none, and for an index that is damaged or lists files outside the folder.
+    """
+    whole, index = folder / with_variant(WEIGHTS_FILE, variant), folder / with_variant(INDEX_FILE, variant)
+    if whole.is_file():
+        return [whole]
     if index.is_file():
-        files = sorted({folder / name for name in read_json(index)["weight_map"].values()})
-    else:
-        files = sorted(folder.glob("*.safetensors"))
-    lost = [file.name for file in files if not file.is_file()]
-    if lost:
-        raise ValueError(f"{index} lists {', '.join(lost)}, which {folder} does not hold; download the folder again")
+        files = sorted({folder / name for name in weight_map(index).values()})
+        lost = [file.name for file in files if not file.is_file()]
+        if lost:
+            raise ValueError(f"{index} lists {some(lost)}, which {folder} does not hold; download the folder again")
+        return files
+    files = [file for file in sorted(folder.glob("*.safetensors")) if not file.name.startswith(NOT_WEIGHTS)]
+    variants = sorted({name for file in files if (name := variant_of(file.name)) is not None})
+    if variant is not None or variants:
+        have = f"it has the variants {', '.join(variants)}" if variants else "it has no variants"
+        raise ValueError(f"{folder} holds no {whole.name}; {have}: choose one with variant=..., or None for no variant")
     if not files:
         pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
         if pickles:
@@ -68,24 +104,54 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_headers(folder: str | Path) -> dict[str, Stored]:
+def with_variant(name: str, variant: str | None) -> str:
+    """A file name with the variant where transformers puts it: in front of the last suffix."""
+    if variant is None:
+        return name
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}.{variant}.{suffix}"
+
+
+def variant_of(name: str) -> str | None:
+    """The variant that the name of a file with whole weights names, "fp16" in model.fp16.safetensors."""
+    found = re.fullmatch(r"model\.([\w-]+)\.safetensors", name)
+    return found and found[1]
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """File by weight, from an index. Raises ValueError for a damaged one, or one that leaves its folder."""
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise ValueError(f"{index} has no weight_map from names to files; download or copy it again")
+    for name in found.values():
+        if os.path.isabs(name) or "\\" in name or ".." in Path(name).parts or not name.endswith(".safetensors"):
+            raise ValueError(f"{index} names the file {name!r}; only safetensors files of its own folder are read")
+    return found
+
+
+def read_headers(folder: str | Path, variant: str | None = None) -> dict[str, Stored]:
     """Every tensor of a folder by name, from the files' headers: no weight is read.
 
     Raises ValueError for missing, truncated or damaged files and for a name that two files hold.
     """
     found: dict[str, Stored] = {}
-    for file in weight_files(Path(folder)):
-        try:
-            handle = safe_open(file, framework="pt")
-        except SafetensorError as error:
-            raise ValueError(f"{file} is truncated or damaged ({error}); download or copy it again") from error
-        with handle:
-            for name in handle.keys():
-                if name in found:
-                    raise ValueError(f"{name} is in both {found[name].file} and {file}; remove the file that is stale")
-                part = handle.get_slice(name)
-                found[name] = Stored(file, name, tuple(part.get_shape()), part.get_dtype())
+    for file in weight_files(Path(folder), variant):
+        for stored in read_header(file):
+            if stored.name in found:
+                told = f"{stored.name} is in both {found[stored.name].file} and {file}"
+                raise ValueError(f"{told}; remove the file that is stale")
+            found[stored.name] = stored
     return found
+
+
+def read_header(file: Path) -> list[Stored]:
+    """The tensors of one file. Raises ValueError for a truncated or damaged one."""
+    try:
+        with safe_open(file, framework="pt") as handle:
+            parts = [(name, handle.get_slice(name)) for name in handle.keys()]
+            return [Stored(file, name, tuple(part.get_shape()), part.get_dtype()) for name, part in parts]
+    except SafetensorError as error:
+        raise ValueError(f"{file} is truncated or damaged ({error}); download or copy it again") from error
 
 
 def match(found: dict[str, Stored], table, expected: dict[str, tuple], where) -> dict[str, Stored]:
@@ -96,7 +162,7 @@ def match(found: dict[str, Stored], table, expected: dict[str, tuple], where) ->
     renamed = {name: rename(name, table) for name in found}
     ours = {renamed[name]: stored for name, stored in found.items() if renamed[name] in expected}
     unknown = [name for name in found if renamed[name] not in expected]
-    missing = [rename(name, inverse(table)) for name in expected if name not in ours]
+    missing = [rename(name, inverse(table)) or name for name in expected if name not in ours]
     misshapen = [
         f"{stored.name} is {stored.shape} and not {expected[name]}"
         for name, stored in ours.items()
@@ -109,10 +175,40 @@ def match(found: dict[str, Stored], table, expected: dict[str, tuple], where) ->
     return ours
 
 
-def check_folder(folder: str | Path, config: LladaVConfig) -> None:
-    """Raise ValueError unless a folder, ours or published, holds exactly the weights of `config`."""
-    found = read_headers(folder)
-    match(found, OURS if table_for(found) == OURS else PUBLISHED, shapes_of(empty_model(config)), folder)
+def check_folder(
+    folder: str | Path,
+    shapes: dict[str, tuple],
+    variant: str | None = None,
+    quantized_by: str | None = None,
+    needs_head: bool = True,
+) -> None:
+    """Raise ValueError unless a folder, ours or published, holds exactly the weights of these shapes, by our names.
+
+    quantized_by: the method of the quantized weights that it may hold; None: all are whole.
+    needs_head: False lets a folder pass that was saved without the head.
+    """
+    found = read_headers(folder, variant)
+    packed = {}
+    if quantized_by is not None:
+        found, packed = unpacked(found, quantized_by, folder)
+    table = table_for(found)
+    if table == BASE and not needs_head:
+        shapes = {name: shape for name, shape in shapes.items() if not name.startswith("lm_head.")}
+    table = table if table in (OURS, BASE) else PUBLISHED
+    match(found, table, shapes | {rename(name, table): stored.shape for name, stored in packed.items()}, folder)
+
+
+def unpacked(found: dict[str, Stored], method: str, where) -> tuple[dict[str, Stored], dict[str, Stored]]:
+    """The stored tensors with the parts of each quantized weight as one under its name, and those weights alone.
+
+    Their shape is that of what is packed, whatever it is: the method's own code knows it.
+    Raises ValueError for a method that is not known.
+    """
+    if method not in QUANTIZED:
+        raise ValueError(f"the weights in {where} are quantized by {method!r}; {', '.join(QUANTIZED)} are read")
+    owners = {name: re.sub(QUANTIZED[method], ".weight", name) for name in found}
+    packed = {owner: found.get(owner, found[name]) for name, owner in owners.items() if owner != name}
+    return {owner: packed.get(owner, found[name]) for name, owner in owners.items()}, packed
 
 
 @contextmanager
@@ -132,28 +228,10 @@ def growing(folder: Path) -> Iterator[Path]:
             shutil.rmtree(draft)
 
 
-def read_json(file: Path) -> dict:
-    """A JSON file. Raises ValueError naming it where it is missing or damaged."""
-    if not file.is_file():
-        raise ValueError(f"{file.parent} has no {file.name}; pass a model's whole folder")
-    try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not valid JSON ({error}); download or copy it again") from error
-
-
 def some(names: list[str], at_most: int = 5) -> str:
     """The first few names, for a message."""
     rest = len(names) - at_most
     return ", ".join(names[:at_most]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def empty_model(config: LladaVConfig):
-    """The model without storage (meta device): names and shapes."""
-    from ..modeling_llada_v import LladaVForConditionalGeneration
-
-    with torch.device("meta"):
-        return LladaVForConditionalGeneration(config)
 
 
 def shapes_of(model) -> dict[str, tuple[int, ...]]:

@@ -48,6 +48,12 @@ SIGLIP_DROPPED = (
     "encoder.layers.{i}.",
 )
 OURS = (("", ""),)
+BASE = (("", "model."),)  # ours, saved without the head
+# What stands beside or in place of a quantized weight, by the method that a config's quantization_config names.
+QUANTIZED = {
+    "bitsandbytes": r"\.(weight\.((nested_)?(absmax|quant_map)|quant_state\.\w+)|SCB|weight_format)$",
+    "torchao": r"\._weight_\w+$",
+}
 FRESH = ("model.multi_modal_projector.", "model.image_newline")  # what a conversion from LLaDA-8B makes new
 # The published renames as `key_mapping` of transformers' from_pretrained; our own names match none of them.
 KEY_MAPPING = {"^" + re.escape(theirs): ours for theirs, ours in PUBLISHED if theirs != ours}
@@ -76,6 +82,7 @@ def table_for(names) -> tuple[tuple[str, str], ...] | None:
     """The table of a folder with these names; None where it is none we know."""
     marks = {
         "model.language_model.": OURS,
+        "language_model.": BASE,
         "model.transformer.": LLADA_ORIGINAL,
         "model.vision_tower.": PUBLISHED,
         "model.mm_projector.": PUBLISHED,

@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> None:
     """Convert, and say what was left out and what was made fresh."""
     from tqdm import tqdm
 
-    from ..checkpoint.convert import convert
+    from ..convert import convert
 
     with tqdm(desc="tensors", leave=False, disable=None) as bar:
 

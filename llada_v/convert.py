@@ -11,21 +11,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
-from ..configuration_llada_v import LladaVConfig
-from .configs import PUBLISHED_MODEL_TYPE, siglip_fields, text_fields, translate_config
-from .files import (
-    INDEX_FILE,
-    WEIGHTS_FILE,
-    Stored,
-    empty_model,
-    growing,
-    match,
-    read_headers,
-    read_json,
-    shapes_of,
-    some,
-)
-from .names import FRESH, LLADA_HF, LLADA_ORIGINAL, PUBLISHED, SIGLIP, SIGLIP_DROPPED, table_for
+from .checkpoint.configs import PUBLISHED_MODEL_TYPE, siglip_fields, text_fields, translate_config
+from .checkpoint.files import INDEX_FILE, WEIGHTS_FILE, Stored, growing, match, read_headers, shapes_of, some
+from .checkpoint.names import FRESH, LLADA_HF, LLADA_ORIGINAL, PUBLISHED, SIGLIP, SIGLIP_DROPPED, table_for
+from .configuration_llada_v import LladaVConfig
+from .json_text import read_json
+from .modeling_llada_v import empty_model
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 OPTIONAL_TOKENIZER_FILES = ("special_tokens_map.json", "chat_template*")
@@ -155,7 +146,7 @@ def fresh_weights(model, seed: int) -> dict[str, torch.Tensor]:
 
 def write_tokenizer(src: Path, folder: Path, fields: dict) -> LladaVConfig:
     """Copy the tokenizer, write the processor's files, and return the config with the tokenizer's ids in it."""
-    from ..processing_llada_v import TOKENS, LladaVProcessor
+    from .processing_llada_v import TOKENS, LladaVProcessor
 
     for pattern in TOKENIZER_FILES + OPTIONAL_TOKENIZER_FILES:
         for file in src.glob(pattern):

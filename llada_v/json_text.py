@@ -1,0 +1,50 @@
+"""JSON from files that others wrote: bounded in size and depth, and a mistake is one error that names the file."""
+
+import json
+from pathlib import Path
+
+MOST_BYTES = 2**27  # the largest tokenizers take some 30 MB
+MOST_DEPTH = 60  # objects and lists inside each other; configs have about 6, chat messages as many
+
+
+def read_json(file: str | Path) -> dict:
+    """The object in a JSON file.
+
+    Raises ValueError where the file is missing, larger or deeper than any real one, damaged, or holds no object.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise ValueError(f"{file.parent} has no {file.name}; pass a model's whole folder")
+    if file.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{file} has {file.stat().st_size} bytes; JSON beside weights has at most {MOST_BYTES}")
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error}); download or copy it again") from error
+    return parse_json(text, file)
+
+
+def parse_json(text: str, where: str | Path) -> dict:
+    """The object that a JSON text stands for. Raises ValueError, with `where`, for anything else."""
+    try:
+        value = json.loads(text, parse_constant=refuse_constant)
+    except RecursionError as error:
+        raise ValueError(f"{where} is nested deeper than {MOST_DEPTH} levels; download or copy it again") from error
+    except ValueError as error:
+        raise ValueError(f"{where} is not valid JSON ({error}); download or copy it again") from error
+    if not isinstance(value, dict):
+        noun = "null" if value is None else f"a {type(value).__name__}"
+        raise ValueError(f"{where} holds {noun}, where an object with fields is expected; download or copy it again")
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MOST_DEPTH:
+            raise ValueError(f"{where} is nested deeper than {MOST_DEPTH} levels; download or copy it again")
+        inside = [part.values() if isinstance(part, dict) else part for part in level]
+        level = [item for part in inside for item in part if isinstance(item, (dict, list))]
+    return value
+
+
+def refuse_constant(name: str):
+    """NaN and Infinity are no JSON, though Python reads them."""
+    raise ValueError(f"{name} is no number")
