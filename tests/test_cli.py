@@ -13,14 +13,9 @@ from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 
 import llada_v.answer
-<<<<<<< HEAD
 from llada_v import SamplerConfig, cli, quantization
 from llada_v import convert as conversion
 from llada_v.cli import generate
-=======
-from llada_v import SamplerConfig, cli
-from llada_v import convert as conversion
->>>>>>> eb6374c (Read JSON and weights beside each other through one bounded door)
 from llada_v.generation.sampler import SamplerOutput, sample
 from llada_v.shipped import ROOT
 from llada_v.training import train as training

@@ -82,6 +82,12 @@ def test_the_sampler_knows_tensors_ids_and_a_callable(file):
     assert within(names, "transformers") in ([], ["transformers.utils", "transformers.utils.ModelOutput"])
 
 
+@pytest.mark.parametrize("file", files("*.py", ROOT / "llada_v" / "checkpoint"), ids=name_of)
+def test_checkpoints_get_shapes_and_know_neither_config_nor_model(file):
+    known = ("llada_v.checkpoint", "llada_v.json_text")
+    assert not [name for name in own(imports_of(file)) if not name.startswith(known)]
+
+
 def test_the_noise_knows_tensors_and_ids():
     names = imports_of(ROOT / "llada_v" / "training" / "noise.py")
     assert set(own(names)) == {"llada_v.configuration_llada_v", "llada_v.configuration_llada_v.IGNORE"}
