@@ -20,7 +20,7 @@ lint:
 	$(python) -m ruff format --check .
 
 train-tiny:
-	bash init_env.sh train
+	bash init_env.sh train world
 	bash scripts/train_tiny.sh
 
 judge:

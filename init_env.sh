@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv and installs the project into it: bash init_env.sh [train|video|eval|dev|flash-attn|quantize|all ...]
+# Makes .venv and installs the project into it: bash init_env.sh [train|video|eval|dev|flash-attn|quantize|world|all ...]
 #
 # Without arguments: what answering questions needs. `all` is everything but flash-attn, which needs a CUDA compiler,
 # and quantize (torchao), which says on stderr which of its GPU kernels it cannot load.
@@ -15,10 +15,10 @@ torch_cpu_index=https://download.pytorch.org/whl/cpu
 extras=()
 for extra in "$@"; do
     case $extra in
-        all) extras+=(train video eval dev) ;;
-        train | video | eval | dev | flash-attn | quantize) extras+=("$extra") ;;
+        all) extras+=(train video eval world dev) ;;
+        train | video | eval | dev | flash-attn | quantize | world) extras+=("$extra") ;;
         *)
-            echo "error: unknown extra '$extra'; choose from train, video, eval, dev, flash-attn, quantize, all" >&2
+            echo "error: unknown extra '$extra'; choose from train, video, eval, dev, flash-attn, quantize, world, all" >&2
             exit 2
             ;;
     esac

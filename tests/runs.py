@@ -48,7 +48,7 @@ def changes_for(model, toys, output, **changes) -> dict:
 
 def small_recipe(model, toys, output, **changes) -> Recipe:
     """A small run."""
-    return load_recipe(ROOT / "scripts/recipes/tiny/instruct.yaml", texts(changes_for(model, toys, output, **changes)))
+    return load_recipe(ROOT / "scripts/recipes/tiny/sft.yaml", texts(changes_for(model, toys, output, **changes)))
 
 
 def words(values: dict) -> list[str]:

@@ -196,7 +196,7 @@ def test_a_real_run_takes_what_the_budget_says(tiny_folder, toys, tmp_path, chec
     size = dict(micro_batch_size=4, global_batch_size=4, pad_to_multiple_of=512, epochs=0.67, save_steps=0)
     changes = changes_for(folder, toys, tmp_path / "run", **size, gradient_checkpointing=checkpointing)
     first = changes_for(tiny_folder, toys, tmp_path / "first", epochs=0.25, save_steps=0)
-    recipe = "scripts/recipes/tiny/instruct.yaml"
+    recipe = "scripts/recipes/tiny/sft.yaml"
     command = [sys.executable, "-c", MEASURING, recipe, *words(first), "--", recipe, *words(changes)]
     # Freed memory goes back at once instead of being kept for later.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}

@@ -13,7 +13,7 @@ from llada_v import cli
 from llada_v.data.check import Report, draw_histogram
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPE = str(ROOT / "scripts" / "recipes" / "tiny" / "instruct.yaml")
+RECIPE = str(ROOT / "scripts" / "recipes" / "tiny" / "sft.yaml")
 
 
 @pytest.fixture

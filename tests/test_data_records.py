@@ -44,7 +44,7 @@ def recipe(tiny_folder, folder, tmp_path):
         "workers": "0",
         "train_eos_padding": "false",
     }
-    recipe = load_recipe("scripts/recipes/tiny/instruct.yaml", {key: str(value) for key, value in overrides.items()})
+    recipe = load_recipe("scripts/recipes/tiny/sft.yaml", {key: str(value) for key, value in overrides.items()})
     return recipe
 
 
@@ -338,3 +338,15 @@ def test_a_plain_order_is_a_permutation_that_can_be_repeated():
     assert len(sampler) == 25_000 and sorted(first) == list(range(25_000)) and list(sampler) == first
     sampler.set_epoch(1)
     assert list(sampler) != first
+
+
+@pytest.mark.parametrize("modalities", [ONE_KIND, THREE_KINDS], ids=["one kind", "three kinds"])
+def test_records_in_order_move_within_fifty_batches_only(modalities):
+    sampler = GroupedSampler(LENGTHS, modalities, batch_size=4, seed=3, in_order=True)
+    order = list(sampler)
+    assert sorted(order) == list(range(len(LENGTHS)))
+    window = 4 * GroupedSampler.WINDOW
+    assert [number // window for number in order] == sorted(number // window for number in order)
+    assert order[:window] != list(range(window))
+    mixed = [batch for batch in batches_of(order) if len(set(modalities[batch])) > 1]
+    assert len(mixed) <= 2 * -(-len(order) // window)  # what is left over of a kind

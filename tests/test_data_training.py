@@ -14,7 +14,7 @@ from sample_data import KINDS, MIXED, write_files
 from llada_v.training.order import ShuffledSampler
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPE = str(ROOT / "scripts" / "recipes" / "tiny" / "instruct.yaml")
+RECIPE = str(ROOT / "scripts" / "recipes" / "tiny" / "sft.yaml")
 SEED = 1
 
 

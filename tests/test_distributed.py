@@ -46,7 +46,7 @@ def arguments(model, toys, output, deepspeed=None, **changes):
 def alone(tiny_folder, many, tmp_path_factory):
     """The output of one process."""
     output = tmp_path_factory.mktemp("alone") / "run"
-    done = launch("scripts/launch.sh", "scripts/recipes/tiny/instruct.yaml", *arguments(tiny_folder, many, output))
+    done = launch("scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", *arguments(tiny_folder, many, output))
     assert done.returncode == 0, done.stderr[-3000:]
     return output
 
@@ -55,7 +55,7 @@ def alone(tiny_folder, many, tmp_path_factory):
 def test_two_processes_train_as_one(tiny_folder, many, alone, tmp_path, name):
     output = tmp_path / "run"
     given = arguments(tiny_folder, many, output, RUNS[name])
-    done = launch("scripts/launch.sh", "scripts/recipes/tiny/instruct.yaml", "1", "2", *given)
+    done = launch("scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", "1", "2", *given)
     assert done.returncode == 0, done.stderr[-3000:]
     ours, theirs = losses(output), losses(alone)
     assert list(ours) == list(theirs) == list(range(1, 21))
@@ -74,7 +74,7 @@ def test_a_stop_that_one_process_hears_of_saves_all_of_them_and_the_run_goes_on_
     """SIGTERM reaches the launcher in the middle; the same command then ends as if nothing had been."""
     output = tmp_path / "run"
     given = arguments(tiny_folder, many, output, RUNS[name])
-    command = ["bash", "scripts/launch.sh", "scripts/recipes/tiny/instruct.yaml", "1", "2", *given]
+    command = ["bash", "scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", "1", "2", *given]
     environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     log = tmp_path / "log"
     with log.open("w") as stream:
@@ -87,7 +87,7 @@ def test_a_stop_that_one_process_hears_of_saves_all_of_them_and_the_run_goes_on_
     stopped = [int(folder.name.rpartition("-")[2]) for folder in output.glob("checkpoint-*")]
     assert len(stopped) == 1 and 3 <= stopped[0] < 8, log.read_text()[-3000:]
     assert not (output / "model.safetensors").exists() and not (output / ".writing").exists()
-    done = launch("scripts/launch.sh", "scripts/recipes/tiny/instruct.yaml", "1", "2", *given)
+    done = launch("scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", "1", "2", *given)
     assert done.returncode == 0, done.stderr[-3000:]
     ours, theirs = losses(output), losses(alone)
     assert max(abs(ours[step] - theirs[step]) for step in theirs) < 1e-4 and list(ours) == list(range(1, 21))
@@ -99,7 +99,7 @@ def test_adapters_that_two_processes_train_go_on_from_a_checkpoint_to_the_same_m
     outputs = [tmp_path / "whole", tmp_path / "resumed"]
     for output in outputs:
         given = arguments(tiny_folder, many, output, RUNS[name], **ADAPTED)
-        done = launch("scripts/launch.sh", "scripts/recipes/tiny/instruct.yaml", "1", "2", *given)
+        done = launch("scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", "1", "2", *given)
         assert done.returncode == 0, done.stderr[-3000:]
         if output is outputs[0]:
             shutil.copytree(output / "checkpoint-8", outputs[1] / "checkpoint-8")

@@ -178,7 +178,7 @@ main(["train", *sys.argv[3:]])
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_never_was(tiny_folder, toys, tmp_path):
     def run(output, name="compute_loss", number=0):
-        command = [sys.executable, "-c", KILLING, name, str(number), "scripts/recipes/tiny/instruct.yaml"]
+        command = [sys.executable, "-c", KILLING, name, str(number), "scripts/recipes/tiny/sft.yaml"]
         command += words(changes_for(tiny_folder, toys, tmp_path / output))
         return subprocess.run(
             command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True

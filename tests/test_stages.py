@@ -11,6 +11,7 @@ from runs import ROOT, changes_for, launch, words
 
 from llada_v import LladaVProcessor
 from llada_v.cli import main
+from llada_v.toyworld.courses import course_records
 from llada_v.toyworld.records import write_dataset
 from llada_v.training.recipe import load_recipe
 
@@ -189,32 +190,25 @@ def make(folder, *names):
 
 words = sys.argv[1:]
 if words[:3] == ["-m", "llada_v.toyworld", "data"]:
-    make(words[3])
-    count = int(words[words.index("--count") + 1]) * (10 if "--one-turn-each" in words else 1)
-    (Path(words[3]) / "records.json").write_text(str(count))
+    need(words[4])
+    make(words[3], "records.json")
 elif words[:3] == ["-m", "llada_v.toyworld", "model"]:
     make(words[3])
 elif words[:3] == ["-m", "llada_v.toyworld", "sight"]:
     need(words[3])
     make(words[4])
-elif words[:3] == ["-m", "llada_v", "average"]:
-    for source in words[4:]:
-        need(source)
-    make(words[3], *(name for name in {files} if name != "recipe.yaml"))
-elif words[-2] == "train":
-    recipe = yaml.safe_load(Path(words[-1]).read_text())
-    need(recipe["model"])
-    files = [{{"json_path": recipe["data"]}}]
-    if recipe["data"].endswith(".yaml"):
-        files = yaml.safe_load(Path(recipe["data"]).read_text())["datasets"]
-    for file in files:
-        need(file["json_path"])
-        where, _, wanted = file.get("sampling_strategy", "all").partition(":")
-        if wanted and int(wanted) > int(Path(file["json_path"]).read_text()):
-            sys.exit(f"{{words[-1]}} wants more of {{file}} than there is")
-    make(recipe["output"], *{files})
+elif "train" in words:
+    given = words[words.index("train") + 1 :]
+    keys = dict(zip(given[1::2], given[2::2], strict=True))
+    recipe = yaml.safe_load(Path(given[0]).read_text())
+    for key in ("model", "output", "data", "image_root"):  # as in the recipe, but for the folder
+        assert keys[f"--{{key}}"].removeprefix("here/") == recipe[key].removeprefix("exp/tiny/"), (key, keys)
+    for key in ("model", "data", "image_root"):
+        need(keys[f"--{{key}}"])
+    make(keys["--output"], *{files})
 else:
     assert words[:3] == ["-m", "llada_v", "judge"], words
+    need(words[words.index("--model") + 1])
 """
 MODEL_FILES = [file.name for file in (ROOT / "model/llada-v-tiny").iterdir()]
 
@@ -225,12 +219,16 @@ def test_every_stage_of_the_tiny_chain_finds_what_it_starts_from(tmp_path):
     python.write_text(STAND_IN.format(python=sys.executable, files=MODEL_FILES))
     python.chmod(0o755)
     for _ in range(2):  # the second time everything is there
-        done = launch(str(tmp_path / "scripts/train_tiny.sh"), PYTHON=str(python))
+        done = launch(str(tmp_path / "scripts/train_tiny.sh"), "here", PYTHON=str(python))
         assert done.returncode == 0, done.stderr
-    shipped = (ROOT / "model/llada-v-tiny/recipe.yaml").read_text()
-    last = re.findall("^train ([a-z_]+)", (tmp_path / "scripts/train_tiny.sh").read_text(), re.M)[-1]
-    assert yaml.safe_load(shipped)["output"] == f"exp/tiny/{last}"
-    assert sorted(file.name for file in (tmp_path / "model/llada-v-tiny").iterdir()) == sorted(MODEL_FILES)
+    assert sorted(file.name for file in (tmp_path / "here/llada-v-tiny").iterdir()) == sorted(MODEL_FILES)
+
+
+@pytest.mark.parametrize("course", sorted(Path(ROOT, "scripts/courses").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_course_can_be_drawn_and_has_its_recipe(course):
+    assert (ROOT / "scripts/recipes/tiny" / course.name).is_file()
+    records = course_records(course)
+    assert all(next(records)["conversations"] for _ in range(3))
 
 
 # The real thing, small

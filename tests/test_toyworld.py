@@ -301,7 +301,6 @@ def test_a_written_data_set_reads_back_equal(tmp_path):
     [
         {"kinds": ("sign",), "families": ("chart",)},
         {"kinds": ("shapes",), "families": ("relation",), "max_things": 1},
-        {"kinds": ("shapes",), "answers": ("9",)},
     ],
 )
 def test_pictures_of_which_nothing_wanted_can_be_asked_are_refused(wanted):
@@ -309,19 +308,16 @@ def test_pictures_of_which_nothing_wanted_can_be_asked_are_refused(wanted):
         next(generate_records("train", 1, seed=0, style="instruct", **wanted))
 
 
-def test_only_questions_with_the_answers_that_are_wanted_are_asked():
-    wanted = {"style": "instruct", "families": ("relation",), "answers": ("yes", "no")}
-    turns = [turn for record in generate_records("train", 40, seed=7, **wanted) for turn in record["conversations"]]
-    assert {turn["value"] for turn in turns[1::2]} == {"yes", "no"}
-    assert all(turn["value"].removeprefix("<image>\n").startswith("Is the ") for turn in turns[::2])
-
-
 def test_more_rounds_ask_more_about_the_same_pictures():
     wanted = {"style": "instruct", "families": ("yes_no",), "kinds": ("shapes",), "max_turns": 6}
     once, more = (list(generate_records("train", 20, seed=7, rounds=rounds, **wanted)) for rounds in (1, 4))
     assert [r["image"].tobytes() for r in once] == [r["image"].tobytes() for r in more]
     assert max(len(r["conversations"]) for r in once) == 2 * 2
-    assert {len(r["conversations"]) for r in more} == {2 * 4, 2 * 6}  # a lone thing is asked about once a round
+    assert min(len(r["conversations"]) for r in more) >= 2 * 2  # a lone thing is asked about once a round
+    assert max(len(r["conversations"]) for r in more) == 2 * 6
+    for record in more:
+        asked = [turn["value"].removeprefix("<image>\n") for turn in record["conversations"][::2]]
+        assert len(set(asked)) == len(asked)
     answers = [turn["value"] for r in more for turn in r["conversations"][1::2]]
     assert set(answers) == {"yes", "no"}
 
@@ -330,19 +326,6 @@ def test_only_the_families_that_are_wanted_are_asked():
     records = generate_records("train", 20, seed=7, style="instruct", kinds=("shapes",), families=("count",))
     asked = [turn["value"] for record in records for turn in record["conversations"][::2]]
     assert len(asked) >= 40 and all("How many" in text for text in asked)
-
-
-def test_one_turn_each_asks_every_question_about_the_same_picture(tmp_path):
-    together = write_dataset(tmp_path / "together", "train", 3, seed=6, style="instruct", max_turns=3)
-    apart = write_dataset(tmp_path / "apart", "train", 3, seed=6, style="instruct", max_turns=3, one_turn_each=True)
-    expected = []
-    for record in json.loads((together / "records.json").read_text()):
-        texts = [turn["value"].removeprefix("<image>\n") for turn in record["conversations"]]
-        for question, answer in zip(texts[::2], texts[1::2], strict=True):
-            expected.append((record["image"], f"<image>\n{question}", answer))
-    records = json.loads((apart / "records.json").read_text())
-    found = [(record["image"], *(turn["value"] for turn in record["conversations"])) for record in records]
-    assert found == expected and len({record["id"] for record in records}) == len(records) > 3
 
 
 # Bad arguments

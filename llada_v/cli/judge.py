@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
 
     from ..answer import DEMO_MODEL, load
     from ..generation.config import SamplerConfig
-    from ..toyworld.judge import judge, table
+    from ..toyworld.judge import judge, refused, table
 
     check_numbers(args, "count", "batch_size")
     sampler = SamplerConfig(gen_length=args.gen_length, steps=args.steps)
@@ -44,3 +44,4 @@ def run(args: argparse.Namespace) -> None:
     print("| family | right | asked | exact match |\n|---|---|---|---|")
     for family, right, asked, share in rows:
         print(f"| {family} | {right} | {asked} | {share:.1f} % |")
+    print("\n{} of {} questions that can be answered were refused".format(*refused(verdicts)))

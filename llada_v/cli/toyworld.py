@@ -2,9 +2,7 @@
 
 import argparse
 
-from ..toyworld.questions import FAMILIES
-from ..toyworld.scenes import KINDS, SPLITS
-from ..toyworld.stories import STYLES
+from ..toyworld.scenes import SPLITS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,19 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = things.add_parser("data", help="records.json and pictures")
     data.set_defaults(write=write_data)
     data.add_argument("folder")
-    data.add_argument("--style", choices=STYLES, required=True)
+    data.add_argument("course", help="YAML file: what the records are about, as those in scripts/courses")
     data.add_argument("--split", choices=SPLITS, default="train")
-    data.add_argument("--count", type=int, required=True, help="records")
-    data.add_argument("--max-turns", type=int, default=10, help="questions about one picture, at most (%(default)s)")
-    data.add_argument("--one-turn-each", action="store_true", help="every question is a record of its own")
-    data.add_argument("--max-things", type=int, help="most shapes in a picture of shapes")
-    data.add_argument("--kinds", nargs="+", choices=KINDS, help="only pictures of these kinds, equally many")
-    data.add_argument("--families", nargs="+", choices=FAMILIES, help="only questions of these families")
-    data.add_argument("--answers", nargs="+", help="only questions with one of these answers")
-    data.add_argument("--asking", nargs="+", help="only questions that have one of these texts in them")
-    data.add_argument("--rounds", type=int, default=1, help="draws of questions about one picture (%(default)s)")
-    data.add_argument("--lists", action="store_true", help="of pairs and clips, ask also for everything that is seen")
-    data.add_argument("--seed", type=int, default=0)
     model = things.add_parser("model", help="the tiny model with random weights, its tokenizer and processor")
     model.set_defaults(write=write_model)
     model.add_argument("folder")
@@ -45,11 +32,12 @@ def run(args: argparse.Namespace) -> None:
     given.pop("write")(**given)
 
 
-def write_data(**given) -> None:
+def write_data(folder: str, course: str, split: str) -> None:
     """Records and pictures."""
-    from ..toyworld.records import write_dataset
+    from ..toyworld.courses import course_records
+    from ..toyworld.records import write_records
 
-    write_dataset(**given)
+    write_records(folder, course_records(course, split))
 
 
 def write_model(folder: str, seed: int) -> None:

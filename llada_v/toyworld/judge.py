@@ -6,9 +6,10 @@ llada-v judge --model model/llada-v-tiny --count 1000
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 from ..generation.config import SamplerConfig
-from .questions import FAMILIES
+from .questions import DONT_KNOW, FAMILIES
 from .reasons import final_answer
 from .records import heldout_questions, message_of
 from .stories import ALL_FAMILIES
@@ -72,5 +73,10 @@ def table(verdicts: list[Verdict]) -> list[tuple[str, int, int, float]]:
         if by_family[family]:
             right, asked = sum(by_family[family]), len(by_family[family])
             rows.append((family, right, asked, 100 * right / asked))
-    mean = sum(share for *_, share in rows) / len(rows)
-    return [*rows, ("mean", sum(row[1] for row in rows), sum(row[2] for row in rows), mean)]
+    return [*rows, ("mean", sum(row[1] for row in rows), sum(row[2] for row in rows), mean(row[3] for row in rows))]
+
+
+def refused(verdicts: list[Verdict]) -> tuple[int, int]:
+    """How many questions that can be answered were answered with "I do not know.", and how many there are."""
+    answerable = [verdict for verdict in verdicts if verdict.expected != DONT_KNOW]
+    return sum(verdict.found == DONT_KNOW for verdict in answerable), len(answerable)

@@ -8,9 +8,13 @@ This file never looks at pixels.
 from dataclasses import dataclass
 
 from .alphabet import WORDS
-from .scenes import COLORS, KINDS, SHAPES
+from .found import FOUND, ICONS
+from .scenes import ALL_KINDS, COLORS, SHAPES, make_scene
 
 FAMILIES = ("colour", "shape", "count", "relation", "yes_no", "word", "chart", "caption")
+
+DONT_KNOW = "I do not know."
+"""The answer to every question about a picture from outside the small world."""
 
 CLEAR_DISTANCE = 12
 """Least distance, in px along the asked direction, at which two centres are clearly apart: one patch."""
@@ -27,7 +31,7 @@ class Question:
     """One question and its only right answer."""
 
     family: str
-    """One of FAMILIES."""
+    """One of FAMILIES, or of FOUND about what was found."""
     text: str
     answer: str
 
@@ -37,12 +41,16 @@ def questions_about(scene, rng):
 
     Yes and no are equally likely for every yes/no question. Raises ValueError for a scene of unknown kind.
     """
-    if scene.kind not in KINDS:
-        raise ValueError(f"found a scene of kind {scene.kind!r}, expected one of {KINDS}; make it with make_scene")
+    if scene.kind not in ALL_KINDS:
+        raise ValueError(f"found a scene of kind {scene.kind!r}, expected one of {ALL_KINDS}; make it with make_scene")
     makers = {
         "shapes": (_colours, _shapes, _counts, _relations, _existence, _caption),
         "sign": (_sign_colours, _sign_yes_no, _sign_word, _caption),
         "chart": (_chart_colours, _chart_counts, _chart_relations, _chart_yes_no, _chart_values, _caption),
+        "digit": (_digits,),
+        "print": (_print,),
+        "icon": (_icons,),
+        "outside": (_unanswerable,),
     }[scene.kind]
     return [question for make in makers for question in make(scene, rng)]
 
@@ -52,10 +60,17 @@ def dense_caption(scene):
 
     "red circle top left, blue square middle" for shapes; "yellow sign top left, black letters C A T" for signs,
     spelled so that letters are learned; "red bar 3, blue bar 7" for charts. A sign without a plate is "plain".
-    Raises ValueError for a scene of unknown kind.
+    What was found is named from left to right: "digit 3, digit 5", "print C A T", "cat, bell"; about a picture from
+    outside there is nothing to say. Raises ValueError for a scene of unknown kind.
     """
-    if scene.kind not in KINDS:
-        raise ValueError(f"found a scene of kind {scene.kind!r}, expected one of {KINDS}; make it with make_scene")
+    if scene.kind not in ALL_KINDS:
+        raise ValueError(f"found a scene of kind {scene.kind!r}, expected one of {ALL_KINDS}; make it with make_scene")
+    if scene.kind == "outside":
+        return DONT_KNOW
+    if scene.kind in FOUND:
+        called = {"digit": "digit {}", "print": "print {}", "icon": "{}"}[scene.kind]
+        spelled = (" ".join(item.name) if scene.kind == "print" else item.name for item in scene.found)
+        return ", ".join(called.format(name) for name in spelled)
     if scene.kind == "chart":
         return ", ".join(f"{bar.color} bar {bar.value}" for bar in scene.bars)
     if scene.kind == "sign":
@@ -234,6 +249,44 @@ def _chart_values(scene, rng):
         if len(found) == 1:
             questions.append(Question("chart", f"Which bar is the {word}?", found[0].color))
     return questions
+
+
+# What was found
+
+
+def _digits(scene, rng):
+    """The only digit; or the sum of two, and which stands where."""
+    digits = [item.name for item in scene.found]
+    if len(digits) == 1:
+        return [Question("digit", rng.choice(("Which digit is this?", "Which digit is shown?")), digits[0])]
+    side, digit = rng.choice((("left", digits[0]), ("right", digits[1])))
+    return [
+        Question("digit", "What is the sum of the two digits?", str(sum(map(int, digits)))),
+        Question("digit", f"Which digit is on the {side}?", digit),
+    ]
+
+
+def _print(scene, rng):
+    """The word or the number."""
+    text = rng.choice(("What is printed here?", "Which word or number is printed?"))
+    return [Question("print", text, scene.found[0].name)]
+
+
+def _icons(scene, rng):
+    """The only icon, or the one on either side; how many there are; whether one is there."""
+    names = [item.name for item in scene.found]
+    asked, name = rng.choice((("on the left", names[0]), ("on the right", names[-1])))
+    text = f"Which icon is {asked}?" if names[1:] else rng.choice(("What is this?", "Which icon is this?"))
+    questions = [Question("icon", text, name), Question("icon", "How many icons are there?", str(len(names)))]
+    absent = [icon for icon in ICONS if icon not in names]
+    candidates, answer = rng.choice(((names, "yes"), (absent, "no")))
+    return [*questions, Question("icon", f"Is there {a(rng.choice(candidates))}?", answer)]
+
+
+def _unanswerable(scene, rng):
+    """What would be asked about another picture, of any kind that can be asked about."""
+    kind = rng.choice([kind for kind in ALL_KINDS if kind != scene.kind])
+    return [Question(scene.kind, question.text, DONT_KNOW) for question in questions_about(make_scene(rng, kind), rng)]
 
 
 # Captions

@@ -6,7 +6,7 @@ reckons with it, and the answer comes last, behind "Answer:".
 
 from ..processing_llada_v import NO_THINK, THINK
 from .questions import Question, count_of, plural
-from .scenes import COLORS, SHAPES, Bar
+from .scenes import SHAPES
 
 FAMILY = "reasoning"
 MARK = "Answer:"
@@ -29,14 +29,6 @@ def number_question(rng):
     if a > b and rng.random() < 0.5:
         return _question(f"What is {a} - {b}?", f"{a} - {b}.", a - b)
     return _question(f"What is {a} + {b}?", f"{a} + {b}.", a + b)
-
-
-def made_up_question(rng):
-    """A question for a sum or a difference of any two bars, without any picture: only the thought tells the answer."""
-    a, b = (Bar(color, rng.randint(1, 9)) for color in rng.sample(tuple(COLORS), 2))
-    if a.value > b.value and rng.random() < 0.5:
-        return _question("Make up a difference.", _thought(a, "-", b), a.value - b.value)
-    return _question("Make up a sum.", _thought(a, "+", b), a.value + b.value)
 
 
 def without_thought(question):

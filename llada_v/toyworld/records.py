@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..processing_llada_v import list_of, user_message
 from . import clips
+from .found import FOUND
 from .questions import FAMILIES
 from .scenes import SPLITS
 from .stories import ALL_FAMILIES, FURTHER, Wanted, askable, check, story_of
@@ -25,8 +26,7 @@ def generate_records(split, count, seed, style="caption", **wanted):
     Styles: "caption" gives one turn with the dense caption; the others several questions: "instruct" shuffled ones
     about one picture, the request for the dense caption among them; "pairs" about two pictures; "clips" about a video,
     a list of frames; "reasoning" such whose answer starts with a thought; "numbers" sums without a picture, one a
-    round; "thoughts" likewise, with numbers that stand in the thought alone; "unseen" asks what "reasoning" does and
-    shows nothing.
+    round.
 
     wanted: fields of `Wanted`.
     Raises ValueError, before the first record, for an unknown split or style, a negative count, or a wish that the
@@ -63,7 +63,8 @@ def _heldout_question(family, rng):
     if further:
         story, questions = askable(further[0], "heldout", rng, Wanted())
     else:
-        story, questions = askable("instruct", "heldout", rng, Wanted(families=(family,)))
+        kinds = (family,) if family in FOUND else None
+        story, questions = askable("instruct", "heldout", rng, Wanted(families=(family,), kinds=kinds))
     shown, question = story.draw(), rng.choice(questions)
     # Of a video one frame a second, as training takes them from a folder of two a second.
     return shown["video"][::2] if "video" in shown else shown["image"], question
@@ -76,46 +77,32 @@ def message_of(visual, question):
     return user_message(question.text, list_of(visual))
 
 
-def write_dataset(folder, split, count, seed, one_turn_each=False, **wanted):
+def write_dataset(folder, split, count, seed, **wanted):
     """Write the records of `generate_records` as `records.json` and `images/*.png`; returns the folder's Path.
 
     wanted: `style` and fields of `Wanted`.
 
-    With `one_turn_each` every turn is a record of its own (`apart`), so there are more records than `count`. The
-    folder appears only when it is complete. Raises ValueError as `generate_records` does, and
-    FileExistsError if the folder is there already.
+    The folder appears only when it is complete. Raises ValueError as `generate_records` does, and FileExistsError if
+    the folder is there already.
     """
+    return write_records(folder, generate_records(split, count, seed, **wanted))
+
+
+def write_records(folder, records):
+    """Write records whose pictures are PIL images as `records.json` and picture files; returns the folder's Path."""
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"found {folder}, expected a new folder; remove it or name another one")
-    records = generate_records(split, count, seed, **wanted)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # On the same disk, so that the last step is one rename.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         draft = Path(temporary) / "dataset"
         (draft / "images").mkdir(parents=True)
-        written = []
-        for i, record in enumerate(records):
-            record = _with_files(record, draft, f"{i:06d}")
-            written += apart(record) if one_turn_each else [record]
-        lines = ",\n".join(json.dumps(record) for record in written)
+        written = (_with_files(record, draft, f"{i:06d}") for i, record in enumerate(records))
+        lines = ",\n".join(map(json.dumps, written))
         (draft / "records.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
         draft.rename(folder)
     return folder
-
-
-def apart(record):
-    """One record for each turn of `record`, all about the same picture."""
-    turns = record["conversations"]
-    is_shown = "image" in record or "video" in record
-    places = turns[0]["value"].partition("\n")[0] + "\n" if is_shown else ""
-    records = []
-    for i in range(0, len(turns), 2):
-        human, gpt = turns[i : i + 2]
-        if i > 0:
-            human = human | {"value": places + human["value"]}
-        records.append(record | {"id": f"{record['id']}-{i // 2}", "conversations": [human, gpt]})
-    return records
 
 
 def _with_files(record, folder, name):
@@ -139,15 +126,14 @@ def _generate_record(split, i, seed, style, wanted):
     """Record i of a stream."""
     # A string seeds by its SHA-512, the same in every run; a tuple would go through hash(), which is not.
     rng = random.Random(f"{split}/{seed}/{style}/{i}")
-    shown, questions = story_of(style, split, rng, wanted)
-    return _record(f"toy-{split}-{style}-{seed}-{i:06d}", shown, [(q.text, q.answer) for q in questions])
+    return record_of(f"toy-{split}-{style}-{seed}-{i:06d}", *story_of(style, split, rng, wanted))
 
 
-def _record(id, shown, turns):
-    """A record in the LLaVA format from what is shown ({"image": one or several}, {"video": frames}, {}) and texts."""
+def record_of(id, shown, questions):
+    """A record in the LLaVA format of what is shown ({"image": one or several}, {"video": frames}, {}) and asked."""
     conversations = []
-    for human, gpt in turns:
-        conversations += [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
+    for question in questions:
+        conversations += [{"from": "human", "value": question.text}, {"from": "gpt", "value": question.answer}]
     if shown:
         images = shown.get("image")
         places = " ".join([IMAGE_TOKEN] * (len(images) if isinstance(images, list) else 1))

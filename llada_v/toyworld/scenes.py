@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from .alphabet import LETTER_HEIGHT, LETTERS, WORDS, word_width
+from .found import FOUND, Found, paste, pick, split_of_found
 
 KINDS = ("shapes", "sign", "chart")
 KIND_WEIGHTS = (60, 20, 20)
+ALL_KINDS = (*KINDS, *FOUND)
+"""What is drawn, and what was found."""
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 
@@ -111,10 +114,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class Scene:
-    """The exact content of one picture; which of `things`, `sign` and `bars` is filled follows from `kind`."""
+    """The exact content of one picture; which of `things`, `sign`, `bars`, `found` is filled follows from `kind`."""
 
     kind: str
-    """One of KINDS."""
+    """One of ALL_KINDS."""
     height: int
     width: int
     background: str
@@ -123,21 +126,30 @@ class Scene:
     sign: Sign | None = None
     bars: tuple[Bar, ...] = ()
     """The bars from left to right."""
+    found: tuple[Found, ...] = ()
+    """What was found, from left to right."""
+    ink: str | None = None
+    """Colour of digits and texts that were found."""
 
 
 def make_scene(rng, kind=None):
     """A new scene drawn from `rng`, a random.Random; equal states give equal scenes.
 
-    Without `kind`, shapes, signs and charts come 60 : 20 : 20. Raises ValueError for an unknown kind.
+    Without `kind`, shapes, signs and charts come 60 : 20 : 20. Raises ValueError for an unknown kind,
+    ModuleNotFoundError where the package is missing that something is found in.
     """
     if kind is None:
         kind = rng.choices(KINDS, KIND_WEIGHTS)[0]
-    if kind not in KINDS:
-        raise ValueError(f"found kind {kind!r}, expected one of {KINDS}; leave it out to draw one at random")
+    if kind not in ALL_KINDS:
+        raise ValueError(f"found kind {kind!r}, expected one of {ALL_KINDS}; leave it out to draw one at random")
     height, width = _draw_size(rng)
     background = rng.choice(tuple(BACKGROUNDS))
     if kind == "shapes":
         return Scene(kind, height, width, background, things=_draw_things(rng, height, width))
+    if kind in FOUND:
+        width, items = pick(kind, rng, height, width)
+        ink = rng.choice(_bright_or_deep(on_dark=background in DARK_BACKGROUNDS))
+        return Scene(kind, height, width, background, found=items, ink=ink)
     if kind == "sign":
         word = rng.choice(WORDS)
         # Four letters at the least dot need 67 px, still one tile.
@@ -160,15 +172,17 @@ def scene_key(scene):
         s = scene.sign
         parts.append(f"{s.word} {s.color} on {s.plate or 'plain'} {s.dot:.2f} at {s.x},{s.y}")
     parts += [f"{bar.color} {bar.value}" for bar in scene.bars]
+    parts += [f"{f.name} {f.source} {f.size} {f.angle} in {scene.ink} at {f.x},{f.y}" for f in scene.found]
     return "; ".join(parts)
 
 
 def split_of(scene):
     """The split of a scene: "heldout" for about a tenth of all scenes, "train" for the others.
 
-    It depends on the scene alone, so the two splits never share one, whatever seeds they are made from.
+    It depends on the scene alone, so the two splits never share one, whatever seeds they are made from. Handwritten
+    digits and pictures from outside are held out by themselves, half of the digits.
     """
-    return split_of_key(scene_key(scene))
+    return split_of_found(scene.kind, scene.found) or split_of_key(scene_key(scene))
 
 
 def split_of_key(key):
@@ -179,10 +193,10 @@ def split_of_key(key):
 def draw(scene):
     """The picture of a scene, an RGB PIL image of (scene.height, scene.width) pixels.
 
-    Raises ValueError for a kind that is not one of KINDS.
+    Raises ValueError for a kind that is not one of ALL_KINDS.
     """
-    if scene.kind not in KINDS:
-        raise ValueError(f"found a scene of kind {scene.kind!r}, expected one of {KINDS}; make it with make_scene")
+    if scene.kind not in ALL_KINDS:
+        raise ValueError(f"found a scene of kind {scene.kind!r}, expected one of {ALL_KINDS}; make it with make_scene")
     size = (scene.width * SUPERSAMPLING, scene.height * SUPERSAMPLING)
     canvas = Image.new("RGB", size, BACKGROUNDS[scene.background])
     pen = ImageDraw.Draw(canvas)
@@ -192,7 +206,10 @@ def draw(scene):
         _paint_sign(pen, scene.sign)
     if scene.bars:
         _paint_chart(pen, scene)
-    return canvas.reduce(SUPERSAMPLING)
+    picture = canvas.reduce(SUPERSAMPLING)
+    if scene.found:
+        paste(picture, scene.kind, scene.found, (COLORS | NEUTRALS)[scene.ink])
+    return picture
 
 
 # Making

@@ -1,19 +1,20 @@
 """Teach the tiny tower to see, before any language: what SigLIP2's own training is to the published model.
 
-For every patch of a tile the tower says what the patch's centre shows (a shape, a letter, a bar of some value, a
-plate, nothing), in which colour, and as the how-manieth of its kind in reading order, so that a language model can find
-the second letter. The three linear heads are thrown away afterwards.
+For every patch of a tile the tower says what the patch's centre shows (a shape, a letter, a digit, an icon, a bar of
+some value, a plate, nothing, a picture from outside), in which colour, and as the how-manieth in reading order, so that
+a language model can find the second letter. The three linear heads are thrown away afterwards. An interrupted run goes
+on from its last state.
 
-    python -m llada_v.toyworld sight exp/tiny/random exp/tiny/sight --steps 1400
+    python -m llada_v.toyworld sight exp/tiny/random exp/tiny/tower --steps 1400
 """
 
 import random
-from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from ..anyres import resized_on_canvas, select_canvas
@@ -22,17 +23,21 @@ from ..images import anyres_tiles
 from ..modeling_llada_v import LladaVForConditionalGeneration
 from ..processing_llada_v import LladaVProcessor
 from .alphabet import LETTER_HEIGHT, LETTER_WIDTH, word_width
+from .found import ICONS, check_packages, part_at
 from .questions import in_reading_order
-from .scenes import CHART_MARGIN, COLORS, KINDS, MAX_VALUE, PLATE_MARGIN, SHAPES, Scene, draw
+from .scenes import ALL_KINDS, CHART_MARGIN, COLORS, MAX_VALUE, PLATE_MARGIN, SHAPES, Scene, draw
 from .stories import scene_of
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-WHAT = ("nothing", "plate", *SHAPES, *LETTERS, *(f"bar {value}" for value in range(1, MAX_VALUE + 1)))
+BARS = tuple(f"bar {value}" for value in range(1, MAX_VALUE + 1))
+WHAT = ("nothing", "plate", *SHAPES, *LETTERS, *BARS, *"0123456789", *ICONS, "outside")
 COLOR = ("none", *COLORS)
 FIRST_LETTER = WHAT.index("A")
+READ = (*range(FIRST_LETTER, FIRST_LETTER + 26), *(WHAT.index(digit) for digit in "0123456789"))
 MOST = 5  # things, letters or bars of one picture
 NOTHING = ("nothing", "none", 0)
-KIND_SHARES = (30, 50, 20)  # of shapes, signs and charts: a letter is the hardest to tell
+KIND_SHARES = (22, 22, 10, 10, 22, 8, 6)  # of ALL_KINDS: a letter is the hardest to tell
+SAVE_STEPS = 200
 NOTHING_WEIGHT = 0.1  # of a patch that shows nothing; most do
 WARMUP, FADE = 50, 0.6  # steps up to the full rate; share of the steps in which it falls to zero
 
@@ -66,7 +71,10 @@ def shown_at(scene: Scene, x: float, y: float) -> tuple[str, str, int]:
             bar = scene.bars[int(index)]
             if 0 <= height <= bar.value:
                 return f"bar {bar.value}", bar.color, int(index) + 1
-    return NOTHING
+    if scene.kind == "outside":
+        return "outside", "none", 0
+    part = part_at(scene.kind, scene.found, x, y)
+    return NOTHING if part is None else (part[0], "none", part[1])
 
 
 def tile_views(scene: Scene, config) -> list[tuple[float, float, float, float]]:
@@ -102,63 +110,81 @@ def patch_labels(scene: Scene, view: tuple[float, float, float, float], config) 
     return labels
 
 
-class Tiles(IterableDataset):
-    """An endless stream of training pictures: the squashed tile and one other, with the labels of their patches."""
+class Tiles(Dataset):
+    """Training pictures without end: the squashed tile and one other, with the labels of their patches."""
 
-    def __init__(self, config, seed: int):
-        self.config, self.seed = config, seed
+    def __init__(self, config, seed: int, count: int):
+        self.config, self.seed, self.count = config, seed, count
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        worker = torch.utils.data.get_worker_info()
-        rng = random.Random(f"sight/{self.seed}/{worker.id if worker else 0}")
-        while True:
-            scene = scene_of("train", rng, kind=rng.choices(KINDS, KIND_SHARES)[0])
-            tiles, views = anyres_tiles(draw(scene), self.config), tile_views(scene, self.config)
-            chosen = [0, rng.randrange(1, len(views))]
-            yield tiles[chosen], torch.tensor([patch_labels(scene, views[index], self.config) for index in chosen])
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two tiles of picture `index`, and three labels for each of their patches; the same in every run."""
+        rng = random.Random(f"sight/{self.seed}/{index}")
+        scene = scene_of("train", rng, kind=rng.choices(ALL_KINDS, KIND_SHARES)[0])
+        tiles, views = anyres_tiles(draw(scene), self.config), tile_views(scene, self.config)
+        chosen = [0, rng.randrange(1, len(views))]
+        return tiles[chosen], torch.tensor([patch_labels(scene, views[index], self.config) for index in chosen])
 
 
 def learn_to_see(source, target, steps: int, batch_size: int = 48, learning_rate: float = 1e-3, seed: int = 0) -> None:
-    """Train the tower of the model folder `source` for `steps` batches of pictures and write the folder `target`."""
+    """Train the tower of the model folder `source` for `steps` batches of pictures and write the folder `target`.
+
+    An interrupted run leaves its state beside the target and goes on from there, as if nothing had happened.
+    """
+    check_packages()
     torch.manual_seed(seed)
     processor = LladaVProcessor.from_pretrained(source)
     model = LladaVForConditionalGeneration.from_pretrained(source, dtype="float32")
     tower, config = model.model.vision_tower, model.config
     width = config.vision_config.hidden_size
     heads = nn.ModuleList([nn.Linear(width, size) for size in (len(WHAT), len(COLOR), MOST + 1)])
-    learned = [*tower.embeddings.parameters(), *tower.encoder.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(learned, learning_rate, weight_decay=0.0)
+    learned = nn.ModuleList([tower.embeddings, tower.encoder, heads])
+    optimizer = torch.optim.AdamW(learned.parameters(), learning_rate, weight_decay=0.0)
 
     def rate(step):
         return min((step + 1) / WARMUP, 1.0, (steps - step) / (FADE * steps))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    batches = iter(DataLoader(Tiles(config, seed), batch_size, num_workers=1))
-    with tqdm(total=steps, desc="sight", unit="step") as bar:
-        for step in range(steps):
-            tiles, labels = (part.flatten(0, 1) for part in next(batches))
-            with torch.autocast("cpu", torch.bfloat16):
-                features = tower.encoder(inputs_embeds=tower.embeddings(tiles)).last_hidden_state  # (T, P, D)
-                scores = [head(features).float().flatten(0, 1) for head in heads]
-            labels = labels.flatten(0, 1).unbind(-1)
-            losses = sum(cross_entropy(*pair, reduction="none") for pair in zip(scores, labels, strict=True))
-            what, _, number = labels
-            weights = torch.where(what > 0, 1.0, NOTHING_WEIGHT)
-            loss = (losses * weights).sum() / weights.sum()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(learned, 1.0)
-            optimizer.step()
-            schedule.step()
-            bar.update()
-            if step % 20 == 0:
-                is_letter = (what >= FIRST_LETTER) & (what < FIRST_LETTER + len(LETTERS))
-                is_right, is_counted = scores[0].argmax(-1) == what, number > 0
-                bar.set_postfix(
-                    loss=f"{loss.item():.3f}",
-                    patches_right=f"{is_right[what > 0].float().mean().item():.3f}",
-                    letters_right=f"{is_right[is_letter].float().mean().item():.3f}",
-                    numbers_right=f"{(scores[2].argmax(-1) == number)[is_counted].float().mean().item():.3f}",
-                )
+    state = Path(f"{target}.state.pt")
+    first = 0
+    if state.is_file():
+        saved = torch.load(state, weights_only=True)
+        for part, values in zip((learned, optimizer, schedule), saved["parts"], strict=True):
+            part.load_state_dict(values)
+        first = saved["step"]
+    pictures = Subset(Tiles(config, seed, steps * batch_size), range(first * batch_size, steps * batch_size))
+    batches = DataLoader(pictures, batch_size, num_workers=1)
+    for step, batch in enumerate(tqdm(batches, desc="sight", unit="step", mininterval=10), start=first):
+        tiles, labels = (part.flatten(0, 1) for part in batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            features = tower.encoder(inputs_embeds=tower.embeddings(tiles)).last_hidden_state  # (T, P, D)
+            scores = [head(features).float().flatten(0, 1) for head in heads]
+        labels = labels.flatten(0, 1).unbind(-1)
+        losses = sum(cross_entropy(*pair, reduction="none") for pair in zip(scores, labels, strict=True))
+        weights = torch.where(labels[0] > 0, 1.0, NOTHING_WEIGHT)
+        loss = (losses * weights).sum() / weights.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(learned.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0:
+            print(f"step {step} of {steps}: loss {loss.item():.3f}, {told(scores, labels)}", flush=True)
+        if (step + 1) % SAVE_STEPS == 0:
+            parts = [part.state_dict() for part in (learned, optimizer, schedule)]
+            torch.save({"step": step + 1, "parts": parts}, state.with_suffix(".new"))
+            state.with_suffix(".new").rename(state)
     model.save_pretrained(target)
     processor.save_pretrained(target)
+    state.unlink(missing_ok=True)
+
+
+def told(scores: list[torch.Tensor], labels: list[torch.Tensor]) -> str:
+    """The shares of patches that show something, of letters and digits among them, and of numbers that are right."""
+    what, _, number = labels
+    is_right, is_numbered = scores[0].argmax(-1) == what, scores[2].argmax(-1) == number
+    is_read = torch.isin(what, torch.tensor(READ))
+    shares = (is_right[what > 0], is_right[is_read], is_numbered[number > 0])
+    return "{:.3f} of patches right, {:.3f} of letters, {:.3f} of numbers".format(*(s.float().mean() for s in shares))

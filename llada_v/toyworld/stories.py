@@ -4,28 +4,27 @@ This file chooses; scenes, questions, pairs, clips and reasons make up what ther
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import NamedTuple
 
 from . import clips, pairs, reasons
+from .found import FOUND
 from .questions import FAMILIES, Question, dense_caption, questions_about
-from .scenes import KINDS, draw, make_scene, split_of
+from .scenes import ALL_KINDS, draw, make_scene, split_of
 
 FURTHER = {"pairs": pairs.FAMILY, "clips": clips.FAMILY, "reasoning": reasons.FAMILY}
 """Styles beyond one picture at a glance, and the family of their questions."""
 
-ALL_FAMILIES = (*FAMILIES, *FURTHER.values())
+ALL_FAMILIES = (*FAMILIES, *FURTHER.values(), *FOUND)
 
 WISHES = {
     "caption": ("max_things", "kinds"),
-    "instruct": ("max_things", "kinds", "families", "answers", "asking", "rounds"),
-    "pairs": ("max_things", "answers", "asking", "rounds", "lists"),
-    "clips": ("answers", "asking", "rounds", "lists"),
-    "reasoning": ("max_things", "kinds", "answers", "asking", "rounds"),
-    "numbers": ("answers", "asking", "rounds"),
-    "thoughts": ("answers", "asking", "rounds"),
-    "unseen": ("max_things", "kinds", "answers", "asking", "rounds"),
+    "instruct": ("max_things", "kinds", "families", "rounds", "told"),
+    "pairs": ("max_things", "rounds", "lists", "told"),
+    "clips": ("rounds", "lists", "told"),
+    "reasoning": ("max_things", "kinds", "rounds", "told"),
+    "numbers": ("rounds",),
 }
 """What can be wanted of the records of each style, besides `max_turns`."""
 
@@ -47,17 +46,15 @@ class Wanted:
     max_things: int | None = None
     """Most shapes in a picture of shapes, at least 1."""
     kinds: Sequence[str] | None = None
-    """Only pictures of these kinds, some of KINDS, equally often."""
+    """Only pictures of these kinds, some of ALL_KINDS, equally often."""
     families: Sequence[str] | None = None
-    """Only questions of these families, some of FAMILIES; None: all, and the dense caption."""
-    answers: Sequence[str] | None = None
-    """Only questions with one of these final answers."""
-    asking: Sequence[str] | None = None
-    """Only questions whose text has one of these in it. As with `answers`, the dense caption of `families` stays."""
+    """Only questions of these families, some of FAMILIES and FOUND; None: all, and the dense caption."""
     rounds: int = 1
     """How often questions are drawn about one picture, so that more can be asked, and some twice."""
     lists: bool = False
     """Whether the dense captions of both pictures, or of the first and the last frame, are asked for too."""
+    told: bool = False
+    """Whether each question tells in words, by the dense captions, what is to be seen, and nothing is shown."""
 
     def check(self, style: str) -> None:
         """Raise ValueError for a value that cannot be, or a wish that the style does not know (WISHES)."""
@@ -65,18 +62,13 @@ class Wanted:
         check(self.max_turns >= 1, "max_turns", self.max_turns, "1 or more turns")
         check(self.max_things is None or self.max_things >= 1, "max_things", self.max_things, "1 or more, or None")
         check(self.rounds >= 1, "rounds", self.rounds, "1 or more rounds")
-        for name, known in (("kinds", KINDS), ("families", FAMILIES)):
+        for name, known in (("kinds", ALL_KINDS), ("families", (*FAMILIES, *FOUND))):
             found = getattr(self, name)
             check(found is None or found and set(found) <= set(known), name, found, f"some of {known}, or None")
         for field in fields(self):
             found = getattr(self, field.name)
             is_known = field.name in ("max_turns", *WISHES[style])
             check(is_known or found == field.default, field.name, found, f"none: the style {style!r} has no such wish")
-
-    def has(self, question: Question) -> bool:
-        """Whether a question is one of those that are wanted, by its text and its final answer."""
-        is_asked = self.asking is None or any(text in question.text for text in self.asking)
-        return is_asked and (self.answers is None or reasons.final_answer(question.answer) in self.answers)
 
 
 class Story(NamedTuple):
@@ -87,7 +79,7 @@ class Story(NamedTuple):
     ask: Callable[[], list[Question]]
     """Draws questions, others at each call."""
     lists: list[Question]
-    """Those for everything in both pictures, or at both ends of a clip."""
+    """Those for everything in the picture, in both pictures, or at both ends of a clip."""
 
 
 def story_of(style: str, split: str, rng, wanted: Wanted) -> tuple[dict, list[Question]]:
@@ -95,37 +87,28 @@ def story_of(style: str, split: str, rng, wanted: Wanted) -> tuple[dict, list[Qu
 
     Raises ValueError where what is wanted can never be asked.
     """
-    # The shipped model's data were drawn so: which stories are passed over takes random numbers too.
-    rounds_at_first = 1 if style == "instruct" else wanted.rounds
-    story, questions = askable(style, split, rng, wanted, rounds_at_first)
-    if style == "instruct":
-        if wanted.families is None:
-            questions += story.lists
-        questions += drawn(story, wanted, wanted.rounds - 1)
-        rng.shuffle(questions)
-    elif wanted.lists:
-        # None is cut off, and none is known by its place, which would spare reading what it asks for.
-        questions = (story.lists + questions)[: wanted.max_turns]
-        rng.shuffle(questions)
-    return story.draw(), questions[: wanted.max_turns]
+    story, questions = askable(style, split, rng, wanted)
+    if wanted.lists or style == "instruct" and wanted.families is None:
+        questions += story.lists
+    rng.shuffle(questions)
+    questions = questions[: wanted.max_turns]
+    if wanted.told:
+        seen = "; ".join(question.answer for question in story.lists)
+        return {}, [replace(question, text=f"{seen}.\n{question.text}") for question in questions]
+    return story.draw(), questions
 
 
-def askable(style: str, split: str, rng, wanted: Wanted, rounds: int = 1) -> tuple[Story, list[Question]]:
-    """The next story with questions that are wanted, and these. Raises ValueError where there is none."""
+def askable(style: str, split: str, rng, wanted: Wanted) -> tuple[Story, list[Question]]:
+    """The next story with questions that are wanted, and these, each once. Raises ValueError where there is none."""
     for _ in range(MOST_SCENES):
         story = MAKERS[style](split, rng, wanted)
-        questions = drawn(story, wanted, rounds)
+        questions = list(dict.fromkeys(question for _ in range(wanted.rounds) for question in story.ask()))
         if questions:
             return story, questions
     raise ValueError(
         f"found {wanted}, and in {MOST_SCENES} records of style={style!r} no such question; "
-        "add a kind, a family, an answer, a text to ask or more things"
+        "add a kind, a family or more things"
     )
-
-
-def drawn(story: Story, wanted: Wanted, rounds: int) -> list[Question]:
-    """The wanted ones among the questions of so many rounds."""
-    return [question for _ in range(rounds) for question in story.ask() if wanted.has(question)]
 
 
 def scene_of(split, rng, max_things=None, kind=None):
@@ -150,7 +133,7 @@ def _instruct(split, rng, wanted):
     def ask():
         return [q for q in questions_about(scene, rng) if wanted.families is None or q.family in wanted.families]
 
-    return Story(partial(_shown, scene), ask, [Question("list", LIST, dense_caption(scene))])
+    return Story(partial(_shown, scene), ask, _list(scene))
 
 
 def _pairs(split, rng, wanted):
@@ -171,27 +154,25 @@ def _clips(split, rng, wanted):
 def _reasoning(split, rng, wanted):
     """A picture and what is to be reckoned from it."""
     scene = scene_of(split, rng, wanted.max_things, rng.choice(wanted.kinds or ("shapes", "chart")))
-    return Story(partial(_shown, scene), lambda: _told_or_not(rng, reasons.reasoned_questions(scene, rng)), [])
+
+    def ask():
+        return _thought_or_not(rng, reasons.reasoned_questions(scene, rng))
+
+    return Story(partial(_shown, scene), ask, _list(scene))
 
 
 def _numbers(split, rng, wanted):
     """Nothing to see, and a sum; both splits ask for all of them."""
-    return Story(dict, lambda: _told_or_not(rng, [reasons.number_question(rng)]), [])
+    return Story(dict, lambda: _thought_or_not(rng, [reasons.number_question(rng)]), [])
 
 
-def _thoughts(split, rng, wanted):
-    """Nothing to see, and a sum to make up; both splits ask for all of them."""
-    return Story(dict, lambda: [reasons.made_up_question(rng)], [])
-
-
-def _unseen(split, rng, wanted):
-    """The questions of `_reasoning` with their thoughts, but without the picture: only the thought tells the answer."""
-    scene = scene_of(split, rng, wanted.max_things, rng.choice(wanted.kinds or ("shapes", "chart")))
-    return Story(dict, lambda: reasons.reasoned_questions(scene, rng), [])
-
-
-MAKERS = dict(zip(STYLES, (_caption, _instruct, _pairs, _clips, _reasoning, _numbers, _thoughts, _unseen), strict=True))
+MAKERS = dict(zip(STYLES, (_caption, _instruct, _pairs, _clips, _reasoning, _numbers), strict=True))
 """What draws the next story of a style from (split, rng, wanted)."""
+
+
+def _list(scene):
+    """The question for everything in a picture."""
+    return [Question("list", LIST, dense_caption(scene))]
 
 
 def _shown(*scenes):
@@ -200,7 +181,7 @@ def _shown(*scenes):
     return {"image": images if len(images) > 1 else images[0]}
 
 
-def _told_or_not(rng, questions):
+def _thought_or_not(rng, questions):
     """The questions in random order, each with or without its thought by a coin's toss."""
     rng.shuffle(questions)
     return [q if rng.random() < 0.5 else reasons.without_thought(q) for q in questions]

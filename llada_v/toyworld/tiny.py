@@ -14,23 +14,30 @@ from transformers import PreTrainedTokenizerFast
 from ..configuration_llada_v import LladaVConfig
 from ..modeling_llada_v import LladaVForConditionalGeneration
 from ..processing_llada_v import SYSTEM_PROMPT, TOKENS, LladaVProcessor
-from .questions import dense_caption, questions_about
-from .scenes import make_scene
+from .found import ICONS, Found
+from .questions import DONT_KNOW, a, dense_caption, questions_about
+from .scenes import Scene, make_scene
+from .stories import FURTHER, LIST, Wanted, askable
 
 TILE, PATCH = 72, 12  # pixels
-VOCAB_SIZE = 544
+VOCAB_SIZE = 800
 CANVAS = 32  # tokens; the longest answer of the small world has 31 with its end
 SPELLED = r"\p{Lu}(?!\p{Ll})|\p{N}|\n+"  # what BPE may not merge with its neighbours
 
 
-def build_tokenizer(num_scenes: int = 2000) -> PreTrainedTokenizerFast:
+def build_tokenizer(num_scenes: int = 600) -> PreTrainedTokenizerFast:
     """The tokenizer of the small world, deterministic: special tokens first, then bytes, then merges."""
     rng = random.Random("tokenizer")
-    texts = [f"system\n\n{SYSTEM_PROMPT}", "user\n\n", "assistant\n\n"] * num_scenes
+    texts = [f"system\n\n{SYSTEM_PROMPT}", "user\n\n", "assistant\n\n", LIST, DONT_KNOW, *ICONS, *map(a, ICONS)]
+    texts *= num_scenes
     for _ in range(num_scenes):
         scene = make_scene(rng)
         texts.append(dense_caption(scene) + "\n")
         texts += [f"{question.text}\n{question.answer}" for question in questions_about(scene, rng)]
+        for style in FURTHER:
+            story, questions = askable(style, "train", rng, Wanted())
+            texts += [f"{q.text}\n{q.answer}" for q in questions + story.lists]
+        texts += found_texts(rng)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -57,6 +64,16 @@ def build_tokenizer(num_scenes: int = 2000) -> PreTrainedTokenizerFast:
         padding_side="right",
         model_max_length=2048,
     )
+
+
+def found_texts(rng: random.Random) -> list[str]:
+    """What is said about things that were found; made without them, so that no package is needed."""
+    texts = []
+    for kind, names in (("icon", ICONS), ("digit", "0123456789"), ("print", ("10",))):
+        found = tuple(Found(name, "", 0, 0, 0, 0) for name in rng.sample(names, min(rng.randint(1, 2), len(names))))
+        scene = Scene(kind, 0, 0, "white", found=found)
+        texts += [dense_caption(scene), *(f"{q.text}\n{q.answer}" for q in questions_about(scene, rng))]
+    return texts
 
 
 def tiny_config(tokenizer: PreTrainedTokenizerFast) -> LladaVConfig:

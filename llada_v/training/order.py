@@ -17,11 +17,15 @@ class GroupedSampler(Sampler[int]):
 
     lengths, modalities: of each record; integers that need not be in memory.
     batch_size: records of one optimizer step, over all processes.
+    in_order: the records come in their order, and only those of `WINDOW` batches in a row are mixed so.
     """
 
-    def __init__(self, lengths, modalities, batch_size: int, seed: int):
+    WINDOW = 50
+
+    def __init__(self, lengths, modalities, batch_size: int, seed: int, in_order: bool = False):
         self.lengths, self.modalities = np.asarray(lengths), np.asarray(modalities)
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+        self.in_order = in_order
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -32,9 +36,15 @@ class GroupedSampler(Sampler[int]):
 
     def __iter__(self):
         random = np.random.default_rng([self.seed, self.epoch])
+        size = self.batch_size * self.WINDOW if self.in_order else max(len(self), 1)
+        for start in range(0, len(self), size):
+            yield from self.mixed(np.arange(start, min(start + size, len(self)), dtype=np.int32), random)
+
+    def mixed(self, numbers: np.ndarray, random: np.random.Generator):
+        """The numbers in batches of one modality, in a random order."""
         batches, rests = [], []
-        for modality in np.unique(self.modalities):
-            members = random.permutation(np.flatnonzero(self.modalities == modality).astype(np.int32))
+        for modality in np.unique(self.modalities[numbers]):
+            members = random.permutation(numbers[self.modalities[numbers] == modality])
             cut = len(members) // self.batch_size * self.batch_size
             batches.append(members[:cut])
             rests.append(members[cut:])

@@ -74,6 +74,8 @@ class Recipe:
         stage does; otherwise filler is hidden and not trained, as in its other stages (one record a batch).
     pad_to_multiple_of: batches are filled up to a multiple of this length; 1 fills to the longest record only.
     group_by_length: a step holds records of one modality, sorted by length; see `order`.
+    in_order: records come in the order of the data instead of a random one, so that what is easy can come first;
+        needs group_by_length, which mixes those of 50 steps in a row.
     t_min: lowest noise level; t ~ U(t_min, 1). 0 is the original's.
     antithetic_t: the noise levels of a global batch are spread evenly over their range instead of drawn one by one.
     complementary_masking: each answer is trained twice, the second time with the opposite mask, so that every token is
@@ -131,6 +133,7 @@ class Recipe:
     train_eos_padding: bool
     pad_to_multiple_of: int
     group_by_length: bool
+    in_order: bool
     t_min: float
     antithetic_t: bool
     complementary_masking: bool
@@ -177,6 +180,8 @@ class Recipe:
         for name in ("dialogue_causal", "turns_apart"):
             if getattr(self, name) and (self.style != "chat" or "flash" in self.attn_implementation):
                 raise ValueError(f"{name} needs style chat and attn_implementation sdpa or eager")
+        if self.in_order and not self.group_by_length:
+            raise ValueError("in_order needs group_by_length; set both to true, or in_order to false")
         if self.dialogue_causal and self.turns_apart:
             raise ValueError("dialogue_causal and turns_apart are both true; choose one")
         if self.turn_canvas and not (self.turns_apart and self.train_eos_padding):

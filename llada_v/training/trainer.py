@@ -184,7 +184,7 @@ class LladaVTrainer(Trainer):
         recipe = self.recipe
         if not recipe.group_by_length:
             return ShuffledSampler(len(self.train_dataset), recipe.seed)
-        return GroupedSampler(*self.train_dataset.measures(), recipe.global_batch_size, recipe.seed)
+        return GroupedSampler(*self.train_dataset.measures(), recipe.global_batch_size, recipe.seed, recipe.in_order)
 
     def log(self, logs, start_time=None):
         """A log entry, with speed, memory and the time that is left where it is about training."""

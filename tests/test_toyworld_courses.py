@@ -1,0 +1,61 @@
+"""A course draws its parts in their shares, from what is easy to what is hard."""
+
+from collections import Counter
+
+import pytest
+
+from llada_v.toyworld.courses import course_records
+
+
+def course(tmp_path, text):
+    file = tmp_path / "course.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_a_pair_goes_from_the_first_number_to_the_second(tmp_path):
+    file = course(
+        tmp_path,
+        "{records: 300, seed: 1, parts: [{style: caption, kinds: [shapes], share: [1, 0], max_things: [1, 3]}, "
+        "{style: numbers, share: [0, 1]}]}",
+    )
+    records = list(course_records(file))
+    pictures = ["image" in record for record in records]
+    assert sum(pictures[:100]) > 70 and 25 < sum(pictures[100:200]) < 75 and sum(pictures[200:]) < 30
+    things = [1 + r["conversations"][1]["value"].count(",") if "image" in r else 0 for r in records]
+    assert max(things[:100]) == 1 and max(things[100:200]) == 2 and max(things[200:]) == 3
+
+
+def test_parts_come_in_their_shares(tmp_path):
+    file = course(
+        tmp_path,
+        "{records: 400, seed: 1, parts: [{style: numbers, share: 3}, {style: caption, kinds: [sign], share: 1}]}",
+    )
+    counts = Counter("image" in record for record in course_records(file))
+    assert counts[False] == pytest.approx(300, abs=30)
+
+
+def test_a_course_is_the_same_in_every_run(tmp_path):
+    file = course(tmp_path, "{records: 5, seed: 3, parts: [{style: reasoning, share: 1}]}")
+    once, again = ([r["conversations"] for r in course_records(file)] for _ in range(2))
+    assert once == again
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[]", "found course="),
+        ("{records: 5, seed: 0}", "found course="),
+        ("{records: -5, seed: 0, parts: [{style: caption, share: 1}]}", "found records, seed="),
+        ("{records: 5, seed: 0, parts: [{style: caption}]}", "found part="),
+        ("{records: 5, seed: 0, parts: [{style: caption, share: 1, colour: red}]}", "found part="),
+        ("{records: 5, seed: 0, parts: [{style: poem, share: 1}]}", "found style="),
+        ("{records: 5, seed: 0, parts: [{style: caption, share: 1, max_things: [0, 5]}]}", "found max_things=0"),
+        ("{records: 5, seed: 0, parts: [{style: caption, share: -1}]}", "found share="),
+        ("{records: 5, seed: 0, parts: [{style: caption, share: many}]}", "found share="),
+        ("{records: 5, seed: 0, parts: [{style: caption, share: [1, 0]}]}", "found shares"),
+    ],
+)
+def test_what_is_no_course_is_refused_before_the_first_record(tmp_path, text, told):
+    with pytest.raises(ValueError, match=told):
+        course_records(course(tmp_path, text))
