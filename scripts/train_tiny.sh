@@ -28,7 +28,7 @@ train() { # stage, and the one it starts from
 [ -d "$out/random" ] || "$python" -m llada_v.toyworld model "$out/random"
 if [ ! -d "$out/tower" ]; then
     say tower
-    "$python" -m llada_v.toyworld sight "$out/random" "$out/tower" --steps 6000
+    "$python" -m llada_v.toyworld sight "$out/random" "$out/tower" --steps 15000
 fi
 train language tower
 train pretrain language

@@ -37,7 +37,7 @@ READ = (*range(FIRST_LETTER, FIRST_LETTER + 26), *(WHAT.index(digit) for digit i
 MOST = 5  # things, letters or bars of one picture
 NOTHING = ("nothing", "none", 0)
 KIND_SHARES = (22, 22, 10, 10, 22, 8, 6)  # of ALL_KINDS: a letter is the hardest to tell
-SAVE_STEPS = 200
+SAVE_STEPS = 500
 NOTHING_WEIGHT = 0.1  # of a patch that shows nothing; most do
 WARMUP, FADE = 50, 0.6  # steps up to the full rate; share of the steps in which it falls to zero
 
@@ -128,7 +128,7 @@ class Tiles(Dataset):
         return tiles[chosen], torch.tensor([patch_labels(scene, views[index], self.config) for index in chosen])
 
 
-def learn_to_see(source, target, steps: int, batch_size: int = 48, learning_rate: float = 1e-3, seed: int = 0) -> None:
+def learn_to_see(source, target, steps: int, batch_size: int = 16, learning_rate: float = 1e-3, seed: int = 0) -> None:
     """Train the tower of the model folder `source` for `steps` batches of pictures and write the folder `target`.
 
     An interrupted run leaves its state beside the target and goes on from there, as if nothing had happened.
@@ -170,7 +170,7 @@ def learn_to_see(source, target, steps: int, batch_size: int = 48, learning_rate
         nn.utils.clip_grad_norm_(learned.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % 50 == 0:
+        if step % 250 == 0:
             print(f"step {step} of {steps}: loss {loss.item():.3f}, {told(scores, labels)}", flush=True)
         if (step + 1) % SAVE_STEPS == 0:
             parts = [part.state_dict() for part in (learned, optimizer, schedule)]
