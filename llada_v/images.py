@@ -24,6 +24,7 @@ NOT_READ = frozenset(("EPS", "ICO", "ICNS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5
 # What Pillow's readers raise for damaged data.
 DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, LookupError, struct.error)
 DAMAGE += (Warning, Image.DecompressionBombError)  # in a process that makes errors of warnings, or has a lower limit
+LEFT_BEHIND = frozenset("__MACOSX Thumbs.db ehthumbs.db desktop.ini @eaDir #recycle $RECYCLE.BIN Icon\r".split(" "))
 PADDING_GREY = 127  # int(0.5 * 255): what pads a picture among several to a square
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FLOAT_WHITES = (1, 255, 65535)  # what white may be in greys with a fraction
@@ -35,6 +36,14 @@ def picture_suffixes() -> frozenset[str]:
     Image.init()
     readable = Image.OPEN.keys() - NOT_READ
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in readable)
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether a path names what desktops and file servers leave among the files of their users.
+
+    Hidden files and folders (.DS_Store, ._1.png), __MACOSX, Thumbs.db, desktop.ini, @eaDir and the like.
+    """
+    return any(part in LEFT_BEHIND or part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
 def load_image(source) -> Image.Image:

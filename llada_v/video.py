@@ -1,18 +1,22 @@
-"""Frames of a video: from a file (decord), a folder of pictures, or frames already in memory.
+"""Frames of a video: from a file (decord, or PyAV), a folder of pictures, or frames already in memory.
 
 Two rules choose frames: `frames_at_fps` is what training does, `frames_evenly` what the original's evaluation does.
 """
 
-import io
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from .images import load_image
+from . import images
+from .decoding import DECODER, BadClip, Clip, installed
+from .images import is_left_behind, load_image
 
 FrameRule = Callable[[int, float], list[int]]
+Result = TypeVar("Result")
 FOLDER_FPS = 2.0  # frame folders are stored at two frames a second
 
 
@@ -36,17 +40,18 @@ def frames_at_fps(total: int, fps: float, video_fps: float = 1.0, max_frames: in
 
 
 def load_frames(source, rule: FrameRule) -> list[Image.Image]:
-    """RGB frames of a video file, its bytes, a folder of pictures (sorted by name), or a list of pictures or arrays.
+    """RGB frames of a video file, its bytes, a folder of pictures (in order of the numbers in their names), or a list
+    of pictures or arrays.
 
     rule: (number of frames, frames a second) -> frame numbers. Frames that are already in memory are all taken.
     Raises FileNotFoundError for a missing path, ValueError for a video without frames or one that cannot be decoded,
-    TypeError for anything else, ImportError where a file needs decord and it is not installed.
+    TypeError for anything else, ImportError where a file needs decord or PyAV and neither is installed.
     """
     if isinstance(source, (str, Path)) and Path(source).is_dir():
         files = files_of(Path(source))
         return [load_image(files[index]) for index in rule(len(files), FOLDER_FPS)]
     if isinstance(source, (str, Path, bytes)):
-        return decode(source, rule)
+        return of_clip(source, lambda clip: frames_of(clip, rule(clip.total, clip.fps)))
     if not isinstance(source, (list, tuple, np.ndarray)):
         raise TypeError(f"a video is a path or a list of frames, not {type(source).__name__}")
     frames = [Image.fromarray(frame) if isinstance(frame, np.ndarray) else frame for frame in source]
@@ -60,45 +65,50 @@ def count_frames(source, rule: FrameRule) -> int:
     if isinstance(source, (str, Path)) and Path(source).is_dir():
         return len(rule(len(files_of(Path(source))), FOLDER_FPS))
     if isinstance(source, (str, Path, bytes)):
-        reader, _ = open_video(source)
-        return len(rule(len(reader), reader.get_avg_fps()))
+        return of_clip(source, lambda clip: len(rule(clip.total, clip.fps)))
     return len(load_frames(source, rule))
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The frames of a folder by name."""
-    files = sorted(file for file in folder.iterdir() if file.is_file())
+    """The frames of a folder, in order of the numbers in their names."""
+    files = (file for file in folder.iterdir() if file.is_file() and not is_left_behind(file.name))
+    files = sorted(files, key=by_number)
     if not files:
         raise ValueError(f"the folder {folder} holds no frame")
     return files
 
 
-def open_video(source: str | Path | bytes):
-    """decord's reader of a video file or of its bytes, and a name for messages."""
+def by_number(file: Path) -> tuple[list, str]:
+    """What sorts a name by its words and numbers: frame_2 before frame_10."""
+    words = re.split(r"([0-9]+)", file.name)
+    return [int(word) if index % 2 else word for index, word in enumerate(words)], file.name
+
+
+def of_clip(source: str | Path | bytes, read: Callable[[Clip], Result]) -> Result:
+    """What `read` makes of a video file, or of its bytes, with the first decoder that can read it."""
     name = f"{len(source)} bytes of video" if isinstance(source, bytes) else str(source)
-    if not isinstance(source, bytes) and not Path(source).is_file():
-        raise FileNotFoundError(f"no video at {name}; give a video file or a folder of frames")
-    try:
-        import decord
-    except ImportError as error:
-        raise ImportError("reading a video file needs decord: pip install 'llada-v[video]'") from error
-    try:
-        reader = decord.VideoReader(io.BytesIO(source) if isinstance(source, bytes) else name, num_threads=1)
-    except (decord.DECORDError, RuntimeError) as error:
-        raise ValueError(f"{name} cannot be decoded as a video (damaged, or not a video file)") from error
-    if not len(reader):
-        raise ValueError(f"the video {name} has no frames")
-    return reader, name
+    if not isinstance(source, bytes):
+        if not Path(source).is_file():
+            raise FileNotFoundError(f"no video at {name}; give a video file or a folder of frames")
+        source = str(Path(source).absolute())
+    reasons = []
+    for decoder in installed():
+        try:
+            with DECODER.opened(decoder, source) as clip:
+                if clip.total:
+                    return read(clip)
+                reasons.append("has no frames")
+        except BadClip as error:
+            reasons.append(str(error))
+    raise ValueError(f"the video {name} {reasons[0]}")
 
 
-def decode(source: str | Path | bytes, rule: FrameRule) -> list[Image.Image]:
-    """Frames of a video file, or of its bytes."""
-    reader, name = open_video(source)
-    import decord  # it is there: `open_video` needs it too
-
-    indices = rule(len(reader), reader.get_avg_fps())
-    try:
-        frames = reader.get_batch(indices).asnumpy()
-    except (decord.DECORDError, RuntimeError) as error:
-        raise ValueError(f"{name} is damaged: its frames cannot be decoded") from error
-    return [Image.fromarray(frame) for frame in frames]
+def frames_of(clip: Clip, indices: list[int]) -> list[Image.Image]:
+    """The frames at these numbers of a clip that is open."""
+    wanted = sorted(set(indices))
+    pictures = [
+        Image.frombuffer("RGB", (width, height), pixels)
+        for (height, width, _), pixels in clip.frames(wanted, images.MAX_PIXELS)
+    ]
+    by_index = dict(zip(wanted, pictures, strict=True))
+    return [by_index[index] for index in indices]

@@ -1,5 +1,7 @@
 """Records of every kind for the tests of the data path, and the pictures and videos they show."""
 
+import struct
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -40,10 +42,32 @@ def write_files(folder: Path) -> Path:
 
 def write_film(file: Path, frames: int = 12, fps: int = 4) -> None:
     """A small film."""
+    write_clip(file, [np.full((64, 64, 3), level * 9, np.uint8) for level in range(frames)], rate=fps)
+
+
+def write_clip(file: Path, pictures, codec: str = "mpeg4", rate: int = 10, times=None, **options) -> Path:
+    """A video of pictures (H, W, 3), each shown at its time in milliseconds, or else `rate` of them a second."""
     with av.open(str(file), "w") as container:
-        stream = container.add_stream("mpeg4", rate=fps)
-        stream.width = stream.height = 64
-        for level in range(frames):
-            picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), level * 9, np.uint8), format="rgb24")
-            container.mux(stream.encode(picture))
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt, stream.options = "yuv420p", options
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = times[number], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    return file
+
+
+def turn_film(source: Path, target: Path, degrees: int) -> Path:
+    """A copy of an mp4 whose header says that it is to be turned clockwise when shown."""
+    data = bytearray(source.read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 40  # behind the fields of version 0
+    cosine, sine = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    values = (cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30)
+    data[matrix : matrix + 36] = struct.pack(">9i", *values)
+    target.write_bytes(data)
+    return target
