@@ -30,6 +30,8 @@ from typing import BinaryIO
 LIMIT = 120  # seconds that opening a clip, or the next few of its frames, may take
 GROUP = 8  # frames decoded at a time
 DECODERS = ("decord", "av")  # the second reads what the first cannot, and is all there is where that has no wheel
+# What FFmpeg reads too: pictures, text as on a terminal, lists of other files.
+NO_CLIPS = ("image2", "tty", "concat", "hls")
 
 
 class BadClip(ValueError):
@@ -227,6 +229,9 @@ class Av:
         self.errors = (av.FFmpegError, UnicodeDecodeError)
         try:
             self.container = av.open(source, metadata_errors="replace")
+            kind = self.container.format.name
+            if kind in NO_CLIPS or kind.endswith("_pipe"):
+                raise BadClip("is no video")
             self.stream = next(stream for stream in self.container.streams.video if stream.codec_context is not None)
             self.stream.codec_context.thread_count = 1
             packets = [packet for packet in self.container.demux(self.stream) if packet.size]
