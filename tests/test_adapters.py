@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from llada_v import LladaVForConditionalGeneration
 from llada_v.answer import answer, load
 from llada_v.cli import main as cli
-from llada_v.training.adapters import merge
 from llada_v.training.build import load_model, load_projector, projector_state
+from llada_v.training.merging import merge
 from llada_v.training.train import train
 from llada_v.training.trainer import LladaVTrainer
 
@@ -132,8 +132,9 @@ def test_what_is_no_adapter_or_would_be_overwritten_is_refused(tmp_path):
 def test_a_projector_stage_leaves_the_projector_for_the_next_stage(recipe, tiny_folder, tmp_path):
     stage = replace(recipe, train=["projector"], lora_rank=0)
     output = train(stage)
-    names = {file.name for file in output.iterdir() if file.is_file()}
-    assert names == {"projector.safetensors", "config.json", "recipe.yaml", "environment.json"}
+    names = {file.name for file in output.iterdir() if file.is_file() and not file.name.startswith(".")}
+    told = {"recipe.yaml", "environment.json", "data.json", "run.json", "train.log"}
+    assert names == {"projector.safetensors", "config.json"} | told
     saved = load_file(output / "projector.safetensors")
     before = projector_state(LladaVForConditionalGeneration.from_pretrained(tiny_folder))
     assert saved.keys() == before.keys() and not any(torch.equal(saved[name], before[name]) for name in saved)

@@ -163,6 +163,10 @@ def test_the_budget_is_printed_as_a_table(capsys):
     cli(["budget", str(ROOT / "scripts/recipes/sft.yaml"), "--gpus", "1", "8", "--max_length", "2048"])
     printed = capsys.readouterr().out
     assert "1 rows of 2,048 tokens" in printed
+    # 8.4 billion weights in bfloat16, and three float32 numbers for each
+    assert "disk: 118.1 GB a checkpoint, 236.2 GB for 1 and the one that is being written" in printed
+    # 4 workers x 2 batches x 2 tiles of 1.77 MB
+    assert "shared memory (/dev/shm): 0.03 GB a device, for 4 workers that are 2 batches ahead" in printed
     assert printed.count("\n| none |") == 2 and printed.count("\n| ZeRO-3, offload |") == 2
 
 

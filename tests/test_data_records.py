@@ -16,10 +16,9 @@ from llada_v.data import measure
 from llada_v.data.measure import MODALITIES, Encoding, Measurer
 from llada_v.data.records import BadRecord, Records
 from llada_v.toyworld.records import write_dataset
-from llada_v.training.collate import Collator
 from llada_v.training.order import GroupedSampler, ShuffledSampler
 from llada_v.training.recipe import load_recipe
-from llada_v.training.records import RecordDataset
+from llada_v.training.records import Collator, RecordDataset
 
 EOS = 7
 

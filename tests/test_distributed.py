@@ -4,17 +4,19 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
 from runs import ADAPTED, ROOT, changes_for, largest_difference, launch, losses, weights, words
 from safetensors.torch import load_file
 
 from llada_v.answer import answer, load
 from llada_v.toyworld.records import write_dataset
-from llada_v.training.adapters import merge
+from llada_v.training.merging import merge
 
 pytestmark = pytest.mark.slow
 RUNS = {"DDP": None, "ZeRO-2": "zero2", "ZeRO-3": "zero3", "ZeRO-3 offload": "zero3_offload"}
@@ -83,7 +85,7 @@ def test_a_stop_that_one_process_hears_of_saves_all_of_them_and_the_run_goes_on_
             assert running.poll() is None, log.read_text()[-3000:]
             time.sleep(0.1)
         running.send_signal(signal.SIGTERM)
-        assert running.wait(timeout=300) != 0
+        assert running.wait(timeout=300) == 0
     stopped = [int(folder.name.rpartition("-")[2]) for folder in output.glob("checkpoint-*")]
     assert len(stopped) == 1 and 3 <= stopped[0] < 8, log.read_text()[-3000:]
     assert not (output / "model.safetensors").exists() and not (output / ".writing").exists()
@@ -113,3 +115,94 @@ def test_adapters_that_two_processes_train_go_on_from_a_checkpoint_to_the_same_m
     model, processor = load(tmp_path / "merged")
     picture = str(next(many.rglob("*.png")))
     assert answer(model, processor, "How many objects are there?", images=[picture]).num_forwards > 0
+
+
+def test_adapters_and_a_projector_learn_in_bfloat16_under_zero_3(tiny_folder, many, tmp_path):
+    given = arguments(tiny_folder, many, tmp_path / "run", "zero3", **ADAPTED | {"bf16": True, "epochs": 0.25})
+    done = launch("scripts/launch.sh", "scripts/recipes/tiny/instruct.yaml", "1", "2", *given)
+    assert done.returncode == 0, done.stderr[-3000:]
+    before, after = (load_file(f"{folder}/model.safetensors") for folder in (tiny_folder, merged(tmp_path)))
+    changed = {name for name in before if not torch.equal(before[name], after[name].float())}
+    assert any("multi_modal_projector" in name for name in changed) and any("_proj" in name for name in changed)
+
+
+def merged(folder):
+    """The model of the adapters that a run in a folder has left."""
+    merge(folder / "run", folder / "merged")
+    return folder / "merged"
+
+
+# Other machines than before
+
+
+@pytest.mark.parametrize("name", ["DDP", "ZeRO-2", "ZeRO-3"])
+@pytest.mark.parametrize("devices", ["1", "3"])
+def test_a_run_goes_on_with_another_number_of_processes(tiny_folder, many, tmp_path, name, devices):
+    """To the losses that it would have had: the noise and the order of the records know no processes."""
+    outputs = [tmp_path / "two", tmp_path / "others"]
+    size = {
+        "global_batch_size": 6,
+        "micro_batch_size": 1,
+        "epochs": 1.0,
+        "save_steps": 5,
+        "projector_learning_rate": 3e-4,
+    }
+    for output, count in zip(outputs, ("2", devices), strict=True):
+        given = arguments(tiny_folder, many, output, RUNS[name], **size)
+        done = launch("scripts/launch.sh", "scripts/recipes/tiny/instruct.yaml", "1", count, *given)
+        assert done.returncode == 0, done.stderr[-3000:]
+        if output is outputs[0]:
+            shutil.copytree(output / "checkpoint-5", outputs[1] / "checkpoint-5")
+    assert ("of 2 processes, here are" in done.stderr) == (name != "DDP")
+    unbroken, resumed = (losses(output) for output in outputs)
+    assert list(unbroken) == list(resumed) == list(range(1, 11))
+    difference = max(abs(unbroken[step] - resumed[step]) for step in unbroken)
+    far = largest_difference(*(weights(output) for output in outputs))
+    print(f"{name} from 2 processes to {devices}: losses {difference:.2g}, weights {far:.2g}")
+    assert difference < 1e-4
+    assert not list(outputs[1].rglob("universal*")) and not list(outputs[1].rglob("latest_universal"))
+
+
+def on_two_nodes(given, port, *outputs):
+    """Statuses and words of two launchers with one process each, that find each other as nodes do."""
+    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = ["bash", "scripts/launch.sh", "scripts/recipes/tiny/instruct.yaml", "2", "1", *given, "--output"]
+    nodes = [
+        subprocess.Popen(
+            [*command, str(output)],
+            cwd=ROOT,
+            env=environment | {"NODE_RANK": str(number)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, output in enumerate(outputs)
+    ]
+    told = [node.communicate(timeout=500)[1] for node in nodes]
+    return [node.returncode for node in nodes], told
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def test_nodes_that_do_not_share_their_output_are_told_at_the_start(tiny_folder, many, tmp_path):
+    given = arguments(tiny_folder, many, tmp_path / "run", epochs=0.25)
+    outputs = [tmp_path / "one", tmp_path / "other"]
+    statuses, told = on_two_nodes(given, free_port(), *outputs)
+    assert all(statuses), told
+    assert (
+        "process 1 on " in told[1]
+        and f"writes into {outputs[1]}; choose an output on storage that all nodes" in told[1]
+    )
+    assert not any(list(output.rglob("*.safetensors")) for output in outputs)
+
+
+def test_nodes_that_share_their_output_finish(tiny_folder, many, tmp_path):
+    given = arguments(tiny_folder, many, tmp_path / "run", epochs=0.25)
+    statuses, told = on_two_nodes(given, free_port(), tmp_path / "run", tmp_path / "run")
+    assert statuses == [0, 0], told
+    assert (tmp_path / "run" / "model.safetensors").is_file()

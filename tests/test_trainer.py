@@ -9,12 +9,12 @@ from runs import ROOT, largest_difference, losses, small_recipe, weights
 
 from llada_v.configuration_llada_v import IGNORE
 from llada_v.modeling_llada import LladaMLP
+from llada_v.training import plan
 from llada_v.training import trainer as trainer_module
 from llada_v.training.build import load_model
-from llada_v.training.collate import Collator
 from llada_v.training.dialogue import conversation_ids, dialogue_causal_mask, turns_apart_mask
 from llada_v.training.noise import add_noise, complement, diffusion_loss
-from llada_v.training.records import RecordDataset
+from llada_v.training.records import Collator, RecordDataset
 from llada_v.training.train import train
 from llada_v.training.trainer import LladaVTrainer, training_arguments
 from llada_v.training.zero import offloads, read_deepspeed, zero_stage
@@ -225,7 +225,7 @@ def test_numbers_go_to_tensorboard_and_to_an_offline_wandb(recipe, tmp_path, mon
 
 
 def test_a_reporter_that_is_not_installed_is_named(recipe, monkeypatch):
-    monkeypatch.setattr(trainer_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(plan, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="report_to wandb needs wandb; install it with: bash init_env.sh train"):
         training_arguments(replace(recipe, report_to=["wandb"]), 1)
 

@@ -13,14 +13,13 @@ from safetensors.torch import load_file
 
 from llada_v import LladaVForConditionalGeneration
 from llada_v.configuration_llada_v import IGNORE
-from llada_v.training.build import count_trainable, freeze
-from llada_v.training.collate import Collator
+from llada_v.training.build import count_trainable, freeze, parameter_groups
 from llada_v.training.noise import EPSILON, Draw, add_noise, complement, diffusion_loss, draw_noise
 from llada_v.training.recipe import load_recipe
-from llada_v.training.records import RecordDataset
+from llada_v.training.records import Collator, RecordDataset
 from llada_v.training.saving import newest_checkpoint
 from llada_v.training.train import train
-from llada_v.training.trainer import LladaVTrainer, parameter_groups
+from llada_v.training.trainer import LladaVTrainer
 
 RECIPES = sorted((Path(__file__).parent.parent / "scripts" / "recipes").rglob("*.yaml"))
 EOS, MASK = 7, 9

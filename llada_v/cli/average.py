@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Average."""
-    from ..training.averaging import average
+    from ..training.merging import average
 
     average(args.sources, args.target)
     print(f"{args.target}: the mean of {len(args.sources)} models")

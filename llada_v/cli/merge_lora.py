@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Merge."""
-    from ..training.adapters import merge
+    from ..training.merging import merge
 
     merge(args.adapter, args.output, args.model)
     print(f"{args.output}: a whole model")

@@ -1,18 +1,13 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft: a frozen model that learns little, and merging them back.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft: a frozen model that learns little.
 
 Also the frozen model in 4 bits (QLoRA, arXiv 2305.14314) where bitsandbytes and a GPU are there.
 """
-
-import json
-from pathlib import Path
 
 import torch
 
 from ..modeling_llada_v import LladaVForConditionalGeneration
 from .recipe import Recipe
-from .saving import write_like
 
-ADAPTER_CONFIG = "adapter_config.json"
 # Every linear layer inside the blocks of a part; embeddings and head stay as they are.
 LINEARS = {
     "language_model": r"language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
@@ -43,7 +38,8 @@ def add_adapters(model: LladaVForConditionalGeneration, recipe: Recipe):
         target_modules=rf".*\.({'|'.join(parts)})",
         modules_to_save=["multi_modal_projector"] if "projector" in recipe.train else None,
     )
-    adapted = peft.get_peft_model(model, settings)
+    # DeepSpeed wants one dtype for all that learns, and keeps float32 copies itself.
+    adapted = peft.get_peft_model(model, settings, autocast_adapter_dtype=recipe.deepspeed is None)
     adapted.peft_config["default"].base_model_name_or_path = recipe.model
     return adapted
 
@@ -70,20 +66,3 @@ def quantization(recipe: Recipe):
         bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=["lm_head", "multi_modal_projector", "vision_tower"],
     )
-
-
-def merge(adapter: str | Path, output: str | Path, base: str | None = None) -> None:
-    """Write the model that base and adapter are together, in the base's own dtype, with its processor.
-
-    base: folder or hub name; None: the one that the adapter was trained on. Sums are taken in float32.
-    Raises FileNotFoundError where there is no adapter, ValueError for an output that exists.
-    """
-    peft = import_peft()
-    file = Path(adapter) / ADAPTER_CONFIG
-    if not file.is_file():
-        raise FileNotFoundError(f"no adapter at {adapter}: no {ADAPTER_CONFIG} there; name the output of a LoRA stage")
-    if Path(output).exists():
-        raise ValueError(f"{output} exists; name a folder to make")
-    base = base or json.loads(file.read_text())["base_model_name_or_path"]
-    model = LladaVForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
-    write_like(peft.PeftModel.from_pretrained(model, adapter).merge_and_unload(), base, output)

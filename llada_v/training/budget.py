@@ -20,12 +20,13 @@ from ..anyres import Layout, num_features
 from ..head import LOGITS_AT_ONCE
 from ..modeling_llada import rotary_tables
 from .build import empty_model, part_of
-from .plan import config_of
+from .plan import checkpoint_bytes, config_of
 from .recipe import Recipe
 from .zero import read_deepspeed
 
 CAPTION = 256  # tokens taken for the text of a caption
 CONTEXT = 1_000_000_000  # bytes that CUDA and its libraries take on a device before the first tensor, roughly
+PREFETCH = 2  # batches that a loader's worker is ahead, torch's default
 ATTENTION = "budget"  # name of an attention that makes what flash attention keeps
 
 
@@ -116,6 +117,11 @@ class BudgetMaker:
         if not sharding.offload:
             return Budget(weights, gradients, optimizer, activations, working)
         return Budget(0, 0, 0, activations, working + 2 * self.block * element, weights + gradients + optimizer)
+
+    def shared_bytes(self) -> int:
+        """Bytes of the batches that the loader's workers of one device hold ready for it, pictures as float32."""
+        tile = 4 * 3 * self.config.tile_size**2
+        return self.recipe.workers * PREFETCH * (self.tiles * tile + 3 * 8 * self.rows * self.length)
 
     def bytes_per_weight(self, sharded: bool) -> tuple[float, float, float]:
         """Bytes of weights, gradients and optimizer before anything is scattered (see `load_model` for the dtypes)."""
@@ -253,6 +259,12 @@ def print_budget(recipe: Recipe, length: int | None, gpus: Sequence[int]) -> Non
     print(
         f"{recipe.model} ({maker.where}): {maker.total:,} parameters, {maker.trained:,} trained; "
         f"{maker.rows} rows of {maker.length:,} tokens with {maker.tiles} tiles a forward pass"
+    )
+    one = checkpoint_bytes(recipe, maker.total, maker.trained, recipe.deepspeed is not None) / 1e9
+    kept, shared = recipe.save_total, maker.shared_bytes() / 1e9
+    print(f"disk: {one:.1f} GB a checkpoint, {(kept + 1) * one:.1f} GB for {kept} and the one that is being written")
+    print(
+        f"shared memory (/dev/shm): {shared:.2f} GB a device, for {recipe.workers} workers that are {PREFETCH} batches ahead"
     )
     print("\nGB on each device (and in main memory for it), with about 1 GB for CUDA itself\n")
     print("| sharding | devices | weights | gradients | optimizer | activations | working | total | main memory |")

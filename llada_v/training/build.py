@@ -95,6 +95,28 @@ def count_trainable(model: nn.Module) -> dict[str, int]:
     return counts
 
 
+def parameter_groups(model, recipe: Recipe) -> list[dict]:
+    """Trainable parameters by part, each with its own rate; norms and biases are not decayed."""
+    rates = {
+        "vision_tower": recipe.vision_learning_rate,
+        "projector": recipe.projector_learning_rate,
+        "language_model": recipe.learning_rate,
+    }
+    groups: dict[tuple[str, bool], list] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = len(getattr(parameter, "ds_shape", parameter.shape)) > 1
+            groups.setdefault((part_of(name), decays), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": recipe.learning_rate if rates[part] is None else rates[part],
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+        }
+        for (part, decays), parameters in groups.items()
+    ]
+
+
 def compile_blocks(model: nn.Module) -> None:
     """Compile the transformer blocks of trunk and tower one by one: all blocks of a kind share one graph."""
     for module in model.modules():

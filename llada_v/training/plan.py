@@ -1,22 +1,22 @@
-"""What a recipe will do, printed without loading a weight: `train RECIPE --dry-run`."""
+"""What a recipe will do on this machine, known without loading a weight: `train RECIPE --dry-run` prints it."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..configuration_llada_v import LladaVConfig
 from ..data.mixture import list_sources
-from .build import count_trainable, empty_model, part_of
+from .build import count_trainable, empty_model, parameter_groups, part_of
 from .output import check_output
 from .recipe import Recipe
 from .saving import newest_checkpoint
-from .trainer import parameter_groups
 from .zero import offloads, read_deepspeed, zero_stage
 
 
 def print_plan(recipe: Recipe, num_devices: int) -> None:
     """The resolved recipe, then what follows from it. Raises as the run itself would, except for what is not here."""
-    accumulation = recipe.accumulation(num_devices)
+    settings = check_settings(recipe, num_devices)
     check_output(recipe)
-    settings = None if recipe.deepspeed is None else read_deepspeed(recipe.deepspeed)
+    accumulation = recipe.accumulation(num_devices)
     config, where = config_of(recipe)
     model = empty_model(recipe, config)
     print(recipe.as_yaml())
@@ -36,6 +36,27 @@ def print_plan(recipe: Recipe, num_devices: int) -> None:
     print(f"sharding     {sharding}")
     newest = newest_checkpoint(recipe.output)
     print(f"output       {recipe.output}, " + (f"goes on from {newest}" if newest else "from the beginning"))
+
+
+def check_settings(recipe: Recipe, num_devices: int) -> dict | None:
+    """The DeepSpeed settings of a recipe, if it has any, once nothing more is wrong with what it wants of this machine.
+
+    Raises ValueError, FileNotFoundError or ImportError.
+    """
+    for package in recipe.report_to:
+        if find_spec(package) is None:
+            raise ImportError(f"report_to {package} needs {package}; install it with: bash init_env.sh train")
+    recipe.accumulation(num_devices)
+    return None if recipe.deepspeed is None else read_deepspeed(recipe.deepspeed)
+
+
+def checkpoint_bytes(recipe: Recipe, total: int, trained: int, is_sharded: bool) -> int:
+    """About what one checkpoint takes on disk.
+
+    total, trained: numbers of parameters. is_sharded: DeepSpeed keeps float32 weights beside Adam's two moments.
+    """
+    saved = trained if recipe.lora_rank or recipe.trains_projector_only else total
+    return trained * (12 if is_sharded else 8) + saved * (2 if is_sharded and recipe.bf16 else 4)
 
 
 def config_of(recipe: Recipe) -> tuple[LladaVConfig, str]:

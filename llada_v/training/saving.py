@@ -12,12 +12,6 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-import torch
-
-from ..checkpoint.files import growing
-from ..configuration_llada_v import LladaVConfig
-from ..processing_llada_v import LladaVProcessor
-
 log = logging.getLogger(__name__)
 
 WRITING = ".writing"  # what is not whole yet
@@ -173,19 +167,6 @@ def publish_model(written: Path, output: str | Path) -> None:
         os.replace(file, Path(output) / file.name)
     to_disk(Path(output), deep=False)
     shutil.rmtree(Path(output) / WRITING)
-
-
-def write_like(model, source: str | Path, folder: str | Path) -> None:
-    """Write a model as one that `from_pretrained` takes, in the dtype and with the processor of the one at `source`.
-
-    The folder is there when it is whole.
-    """
-    dtype = LladaVConfig.from_pretrained(source).dtype
-    if dtype is not None:
-        model = model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
-    with growing(Path(folder)) as draft:
-        LladaVProcessor.from_pretrained(source).save_pretrained(draft)
-        model.save_pretrained(draft)
 
 
 def to_disk(folder: Path, deep: bool = True) -> None:

@@ -11,13 +11,13 @@ from transformers.trainer_utils import set_seed
 
 from ..processing_llada_v import LladaVProcessor
 from .build import count_trainable, load_model
-from .collate import Collator
 from .output import check_data, check_output, check_shared, held, log_file, write_origin
+from .plan import check_settings
 from .recipe import Recipe
-from .records import RecordDataset
+from .records import Collator, RecordDataset
 from .saving import check_space
 from .stop import Stopped, StopPolitely
-from .trainer import LladaVTrainer, check_settings, training_arguments
+from .trainer import LladaVTrainer, training_arguments
 
 log = logging.getLogger(__name__)
 

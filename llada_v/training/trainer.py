@@ -7,7 +7,6 @@ import logging
 import signal
 import threading
 import warnings
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -16,42 +15,21 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from ..machine import peak_rate
 from ..processes import calm_worker
-from .build import load_projector, part_of, projector_state, save_projector
+from .build import load_projector, parameter_groups, projector_state, save_projector
 from .dialogue import conversation_ids, dialogue_causal_mask, turn_positions, turns_apart_mask
 from .noise import Draw, Noised, add_noise, complement, draw_noise, token_weights
 from .order import GroupedSampler, ShuffledSampler
 from .output import note_run
+from .plan import check_settings, checkpoint_bytes
 from .progress import Meter, ProgressLines, Work, memory_gib, training_flops
 from .recipe import Recipe
 from .saving import WRITING, clear_writing, disk_errors, publish_checkpoint, publish_model, whole_checkpoint
 from .stop import StopPolitely
-from .zero import join_deepspeed, offloads, read_deepspeed
+from .zero import forget_gathered, gather, join_deepspeed, offloads, scattered_over
 
 log = logging.getLogger(__name__)
 
 KILLED_WORKER = "DataLoader worker (pid"  # how torch's message begins; errors of records begin otherwise
-
-
-def parameter_groups(model, recipe: Recipe) -> list[dict]:
-    """Trainable parameters by part, each with its own rate; norms and biases are not decayed."""
-    rates = {
-        "vision_tower": recipe.vision_learning_rate,
-        "projector": recipe.projector_learning_rate,
-        "language_model": recipe.learning_rate,
-    }
-    groups: dict[tuple[str, bool], list] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            decays = len(getattr(parameter, "ds_shape", parameter.shape)) > 1
-            groups.setdefault((part_of(name), decays), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": recipe.learning_rate if rates[part] is None else rates[part],
-            "weight_decay": recipe.weight_decay if decays else 0.0,
-        }
-        for (part, decays), parameters in groups.items()
-    ]
 
 
 class LladaVTrainer(Trainer):
@@ -61,6 +39,7 @@ class LladaVTrainer(Trainer):
         self.recipe = recipe
         self.output = Path(recipe.output)
         self.writing: Path | None = None  # where a checkpoint goes until it is whole
+        self.gathered: str | None = None  # the checkpoint that was rewritten for this number of processes
         super().__init__(model=model, train_dataset=train_dataset, **kwargs)
         self.model_accepts_loss_kwargs = False  # the loss is a mean over rows already: accumulation averages it
         self.micro_step = (-1, 0)  # optimizer step, forward pass within it
@@ -225,11 +204,38 @@ class LladaVTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def newest_checkpoint(self) -> str | None:
-        """The checkpoint to go on from, as the first process finds it; see `whole_checkpoint`."""
+        """The checkpoint to go on from, as the first process finds it; see `whole_checkpoint`.
+
+        One that DeepSpeed has scattered over another number of processes is rewritten for this one.
+        """
         found = [whole_checkpoint(self.output) if self.is_world_process_zero() else None]
         if self.args.world_size > 1:
             torch.distributed.broadcast_object_list(found)
+        before = None if found[0] is None else scattered_over(found[0])
+        if before not in (None, self.args.world_size):
+            log.info(
+                "%s is of %d processes, here are %d: it is rewritten first", found[0], before, self.args.world_size
+            )
+            if self.is_world_process_zero():
+                gather(found[0])
+            self.accelerator.wait_for_everyone()
+            self.accelerator.state.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
+            self.gathered = found[0]
         return found[0]
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.gathered is None:
+            return
+        # DeepSpeed has given all groups the settings of the first.
+        own = parameter_groups(self.model, self.recipe)
+        for group, settings, rate in zip(
+            self.optimizer.param_groups, own, self.lr_scheduler.get_last_lr(), strict=True
+        ):
+            group |= {"lr": rate, "initial_lr": settings["lr"], "weight_decay": settings["weight_decay"]}
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            forget_gathered(self.gathered)
 
     def start_writing(self) -> None:
         """Make the folder for what is not whole yet; all processes go on when it is there."""
@@ -279,24 +285,9 @@ class LladaVTrainer(Trainer):
 
     def checkpoint_bytes(self) -> int:
         """About what one checkpoint takes on disk."""
-        saves_whole = not (self.recipe.lora_rank or self.recipe.trains_projector_only)
-        moments = 12 if self.is_deepspeed_enabled else 8  # DeepSpeed keeps float32 weights beside Adam's two
-        total = 0
-        for parameter in self.model.parameters():
-            count = getattr(parameter, "ds_numel", parameter.numel())
-            total += count * moments if parameter.requires_grad else 0
-            total += count * parameter.element_size() if parameter.requires_grad or saves_whole else 0
-        return total
-
-
-def check_settings(recipe: Recipe, num_devices: int) -> None:
-    """Raise ValueError, FileNotFoundError or ImportError for what is wrong on this machine, before anything is read."""
-    for package in recipe.report_to:
-        if find_spec(package) is None:
-            raise ImportError(f"report_to {package} needs {package}; install it with: bash init_env.sh train")
-    recipe.accumulation(num_devices)
-    if recipe.deepspeed is not None:
-        read_deepspeed(recipe.deepspeed)
+        counts = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in self.model.parameters()]
+        total, trained = sum(count for count, _ in counts), sum(count for count, learns in counts if learns)
+        return checkpoint_bytes(self.recipe, total, trained, self.is_deepspeed_enabled)
 
 
 def training_arguments(recipe: Recipe, num_devices: int, **changes) -> TrainingArguments:
@@ -304,9 +295,7 @@ def training_arguments(recipe: Recipe, num_devices: int, **changes) -> TrainingA
 
     Under ZeRO-3 they must be made before the model is loaded: they tell transformers to scatter it.
     """
-    check_settings(recipe, num_devices)
-    has_gpu = torch.cuda.is_available()
-    deepspeed = None if recipe.deepspeed is None else read_deepspeed(recipe.deepspeed)
+    deepspeed, has_gpu = check_settings(recipe, num_devices), torch.cuda.is_available()
     settings = dict(
         output_dir=recipe.output,
         per_device_train_batch_size=recipe.micro_batch_size,

@@ -1,12 +1,17 @@
-"""DeepSpeed's settings files: read, and refused where they would undo what a recipe says."""
+"""DeepSpeed: its settings, refused where they would undo a recipe, and its checkpoints for any number of processes."""
 
 import json
+import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import torch
 
 from ..shipped import located
+
+UNIVERSAL = "universal"  # DeepSpeed's word for checkpoints that know no number of processes
 
 
 def read_deepspeed(file: str | Path) -> dict:
@@ -52,3 +57,29 @@ def offloads(settings: dict | None) -> bool:
     """Whether the optimizer lives in main memory."""
     zero = {} if settings is None else settings.get("zero_optimization", {})
     return zero.get("offload_optimizer", {}).get("device", "none") != "none"
+
+
+def scattered_over(checkpoint: str | Path) -> int | None:
+    """The number of processes over which DeepSpeed has scattered a checkpoint's optimizer; None where it has not."""
+    return len(list(Path(checkpoint).glob("global_step*/*zero_pp_rank_*_optim_states.pt"))) or None
+
+
+def gather(checkpoint: str | Path) -> None:
+    """Write a checkpoint of ZeRO a second time, into `universal` in its folder, for any number of processes.
+
+    Raises RuntimeError with what DeepSpeed's converter said last.
+    """
+    source = next(Path(checkpoint).glob("global_step*"))
+    forget_gathered(checkpoint)
+    target = Path(checkpoint) / UNIVERSAL
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    command += ["--input_folder", str(source), "--output_folder", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
+
+
+def forget_gathered(checkpoint: str | Path) -> None:
+    """Remove what `gather` wrote."""
+    shutil.rmtree(Path(checkpoint) / UNIVERSAL, ignore_errors=True)
+    (Path(checkpoint) / f"latest_{UNIVERSAL}").unlink(missing_ok=True)

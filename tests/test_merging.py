@@ -7,7 +7,7 @@ from runs import weights
 from llada_v import LladaVForConditionalGeneration
 from llada_v.answer import load
 from llada_v.cli import main as cli
-from llada_v.training.averaging import average
+from llada_v.training.merging import average
 
 
 @pytest.fixture
