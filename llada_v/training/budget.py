@@ -263,9 +263,8 @@ def print_budget(recipe: Recipe, length: int | None, gpus: Sequence[int]) -> Non
     one = checkpoint_bytes(recipe, maker.total, maker.trained, recipe.deepspeed is not None) / 1e9
     kept, shared = recipe.save_total, maker.shared_bytes() / 1e9
     print(f"disk: {one:.1f} GB a checkpoint, {(kept + 1) * one:.1f} GB for {kept} and the one that is being written")
-    print(
-        f"shared memory (/dev/shm): {shared:.2f} GB a device, for {recipe.workers} workers that are {PREFETCH} batches ahead"
-    )
+    ahead = f"{recipe.workers} workers that are {PREFETCH} batches ahead"
+    print(f"shared memory (/dev/shm): {shared:.2f} GB a device, for {ahead}")
     print("\nGB on each device (and in main memory for it), with about 1 GB for CUDA itself\n")
     print("| sharding | devices | weights | gradients | optimizer | activations | working | total | main memory |")
     print("|---|---|---|---|---|---|---|---|---|")

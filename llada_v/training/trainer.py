@@ -227,7 +227,10 @@ class LladaVTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.gathered is None:
             return
-        # DeepSpeed has given all groups the settings of the first.
+        # DeepSpeed has given all weights one counter of steps, which each would count on, and all groups the settings of
+        # the first.
+        for state in self.optimizer.state.values():
+            state["step"] = torch.as_tensor(state["step"]).clone()
         own = parameter_groups(self.model, self.recipe)
         for group, settings, rate in zip(
             self.optimizer.param_groups, own, self.lr_scheduler.get_last_lr(), strict=True
