@@ -2,28 +2,63 @@
 
 Letters for shapes, the same everywhere: B rows, L positions, G positions of the answer, T tiles, N pictures,
 F picture features, D width, V vocabulary, M masked positions.
+
+Importing the package is quick: what a name needs is imported when it is first used (PEP 562). transformers' Auto
+classes and pipelines know our folders as soon as the package is imported, see `registering`.
 """
 
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from .checkpoint.configs import PUBLISHED_MODEL_TYPE
-from .configuration_llada_v import LladaConfig, LladaVConfig
-from .generation.config import SamplerConfig
-from .modeling_llada_v import LladaVForConditionalGeneration, LladaVModel
-from .processing_llada_v import LladaVProcessor
+from .registering import announce, register
 
-AutoConfig.register("llada_v", LladaVConfig)
-CONFIG_MAPPING.register(PUBLISHED_MODEL_TYPE, LladaVConfig)  # translated by LladaVConfig.from_dict
-AutoModelForImageTextToText.register(LladaVConfig, LladaVForConditionalGeneration)
-AutoProcessor.register(LladaVConfig, LladaVProcessor)
+if TYPE_CHECKING:
+    from .answering import Answer, PictureMemory, answer, load
+    from .configuration_llada_v import LladaConfig, LladaVConfig
+    from .generation.config import SamplerConfig
+    from .generation.sampler import SamplerOutput, SamplerState
+    from .modeling_llada_v import LladaVForConditionalGeneration, LladaVModel
+    from .processing_llada_v import LladaVProcessor
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
     "LladaConfig",
     "LladaVConfig",
     "LladaVForConditionalGeneration",
     "LladaVModel",
     "LladaVProcessor",
+    "PictureMemory",
     "SamplerConfig",
+    "SamplerOutput",
+    "SamplerState",
+    "answer",
+    "load",
 ]
+MODULES = {
+    "answering": ("Answer", "PictureMemory", "answer", "load"),
+    "configuration_llada_v": ("LladaConfig", "LladaVConfig"),
+    "generation.config": ("SamplerConfig",),
+    "generation.sampler": ("SamplerOutput", "SamplerState"),
+    "modeling_llada_v": ("LladaVForConditionalGeneration", "LladaVModel"),
+    "processing_llada_v": ("LladaVProcessor",),
+}
+
+
+def __getattr__(name: str):
+    """A public name, imported where it is first used."""
+    module = next((module for module, names in MODULES.items() if name in names), None)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{module}", __name__), name)
+    if name.startswith("Llada"):
+        register()
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+announce()

@@ -213,7 +213,8 @@ class LladaVConfig(PreTrainedConfig):
 
         Raises ValueError for another model's, and for values that cannot be used.
         """
-        from .checkpoint.configs import PUBLISHED_MODEL_TYPE, translate_config
+        from .checkpoint.configs import translate_config
+        from .checkpoint.names import PUBLISHED_MODEL_TYPE
 
         model_type = config_dict.get("model_type")
         if model_type == PUBLISHED_MODEL_TYPE:

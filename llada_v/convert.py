@@ -11,9 +11,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
-from .checkpoint.configs import PUBLISHED_MODEL_TYPE, siglip_fields, text_fields, translate_config
+from .checkpoint.configs import siglip_fields, text_fields, translate_config
 from .checkpoint.files import INDEX_FILE, WEIGHTS_FILE, Stored, growing, match, read_headers, shapes_of, some
-from .checkpoint.names import FRESH, LLADA_HF, LLADA_ORIGINAL, PUBLISHED, SIGLIP, SIGLIP_DROPPED, table_for
+from .checkpoint.names import (
+    FRESH,
+    LLADA_HF,
+    LLADA_ORIGINAL,
+    PUBLISHED,
+    PUBLISHED_MODEL_TYPE,
+    SIGLIP,
+    SIGLIP_DROPPED,
+    table_for,
+)
 from .configuration_llada_v import LladaVConfig
 from .json_text import read_json
 from .modeling_llada_v import empty_model

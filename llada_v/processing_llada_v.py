@@ -20,10 +20,10 @@ from .anyres import Layout, num_features
 from .checkpoint.files import check_json
 from .configuration_llada_v import IGNORE, LladaVConfig
 from .images import anyres_tiles, load_image, padded_tile, square_tile
+from .messages import list_of
 from .video import frames_at_fps, frames_evenly, load_frames
 
 IMAGE = "<image>"  # where a picture or a video stands in a message's text
-THINK, NO_THINK = " /think", " /no_think"  # what ends a question of the reasoning data, of all other data beside it
 PICTURE_INPUTS = ("pixel_values", "image_sizes", "image_layouts")
 SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
@@ -461,21 +461,6 @@ def check_order(turns: list[dict]) -> None:
             raise ValueError(f"turn {number}, an answer, is empty; write it or remove the turn")
     if len(turns) % 2:
         raise ValueError("the last turn is from human; a record ends with an answer from gpt")
-
-
-def user_message(text: str, images=(), video=None) -> dict:
-    """The message that shows pictures, or a video, and then asks; see `LladaVProcessor.apply_chat_template`."""
-    content = [{"type": "image", "image": image} for image in images]
-    if video is not None:
-        content.append({"type": "video", "video": video})
-    return {"role": "user", "content": [*content, {"type": "text", "text": text}]}
-
-
-def list_of(value) -> list:
-    """A list as it is, None as an empty one, anything else as a list of one."""
-    if value is None:
-        return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def image_first(text: str) -> str:

@@ -4,8 +4,6 @@ Only the trunk's linear layers change. Tower, projector, embeddings and head kee
 the weights, and the head decides between tokens.
 """
 
-import torch
-
 BITS = ("int8", "int4")
 GROUP = 128  # weights that share one scale in int4; divides every width of the published model
 
@@ -19,6 +17,8 @@ def quantize(model, bits: str) -> None:
     """
     if bits not in BITS:
         raise ValueError(f"bits is {bits!r}; choose one of {', '.join(BITS)}")
+    import torch  # here, for the command line lists `BITS` and waits for nothing
+
     trunk = model.model.language_model
     if bits == "int4":
         if trunk.device.type != "cuda" or trunk.dtype != torch.bfloat16:

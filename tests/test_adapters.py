@@ -10,7 +10,7 @@ from runs import ADAPTED, largest_difference, losses, small_recipe
 from safetensors.torch import load_file, save_file
 
 from llada_v import LladaVForConditionalGeneration
-from llada_v.answer import answer, load
+from llada_v.answering import answer, load
 from llada_v.cli import main as cli
 from llada_v.training.build import load_model, load_projector, projector_state
 from llada_v.training.merging import merge

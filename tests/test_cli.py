@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 
-import llada_v.answer
+import llada_v.answering
 from llada_v import SamplerConfig, cli, quantization
 from llada_v import convert as conversion
 from llada_v.cli import generate
@@ -85,7 +85,7 @@ def scripted(monkeypatch):
         found.loaded = arguments
         return found.model, found.processor
 
-    monkeypatch.setattr(llada_v.answer, "load", load)
+    monkeypatch.setattr(llada_v.answering, "load", load)
     return found
 
 
@@ -304,7 +304,7 @@ def test_the_readme_lists_every_option():
 def test_the_demo_answers_all_its_questions(capsys):
     assert cli.main(["generate"]) == 0
     rows = [line.split(" -> ") for line in capsys.readouterr().out.splitlines()]
-    assert [question for question, _ in rows] == list(llada_v.answer.DEMO_QUESTIONS)
+    assert [question for question, _ in rows] == list(llada_v.answering.DEMO_QUESTIONS)
     assert [answer for _, answer in rows] == ["3", "green", "triangle", "yes", "no"]
 
 

@@ -14,7 +14,7 @@ import torch
 from runs import ADAPTED, ROOT, changes_for, largest_difference, launch, losses, weights, words
 from safetensors.torch import load_file
 
-from llada_v.answer import answer, load
+from llada_v.answering import answer, load
 from llada_v.toyworld.records import write_dataset
 from llada_v.training.merging import merge
 

@@ -24,7 +24,7 @@ from lmms_eval.api.task import ConfigurableTask  # noqa: E402
 from lmms_eval.tasks import TaskManager  # noqa: E402
 
 from llada_v import SamplerConfig  # noqa: E402
-from llada_v.answer import DEMO_MODEL, load  # noqa: E402
+from llada_v.answering import DEMO_MODEL, load  # noqa: E402
 from llada_v.evaluation import lmms, toyworld  # noqa: E402
 from llada_v.evaluation.extraction import lettered, option  # noqa: E402
 from llada_v.evaluation.likelihood import log_likelihoods  # noqa: E402

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llada_v import SamplerConfig
-from llada_v.answer import DEMO_MODEL, load
+from llada_v.answering import DEMO_MODEL, load
 from llada_v.evaluation.likelihood import (
     all_masks,
     are_greedy,

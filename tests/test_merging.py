@@ -5,7 +5,7 @@ import torch
 from runs import weights
 
 from llada_v import LladaVForConditionalGeneration
-from llada_v.answer import load
+from llada_v.answering import load
 from llada_v.cli import main as cli
 from llada_v.training.merging import average
 

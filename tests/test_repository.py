@@ -94,13 +94,6 @@ def test_the_noise_knows_tensors_and_ids():
     assert not within(names, "transformers")
 
 
-@pytest.mark.parametrize(
-    "file", [*files("*.py", ROOT / "llada_v" / "cli"), ROOT / "llada_v" / "__main__.py"], ids=name_of
-)
-def test_the_command_line_imports_inside_its_verbs(file):
-    assert not within(imports_of(file, at_top=True), "torch", "transformers")
-
-
 def test_only_the_command_line_parses_arguments():
     parsing = [name_of(file) for file in PACKAGE if "argparse" in imports_of(file)]
     assert parsing and all(name.startswith("llada_v/cli/") for name in parsing)

@@ -9,8 +9,8 @@ from PIL import Image
 from sharp import sharpened
 
 from llada_v import LladaVForConditionalGeneration, SamplerConfig
-from llada_v.answer import PictureMemory, load
-from llada_v.answer import answer as ask_one
+from llada_v.answering import PictureMemory, load
+from llada_v.answering import answer as ask_one
 from llada_v.generation.reveal import propose, reveal_counts
 from llada_v.generation.sampler import SamplerState, sample
 from llada_v.toyworld import make_scene

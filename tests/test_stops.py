@@ -5,7 +5,7 @@ import torch
 from make_tokenizer import hf_tokenizer
 
 from llada_v import SamplerConfig
-from llada_v.answer import DEMO_IMAGE, answer, load
+from llada_v.answering import DEMO_IMAGE, answer, load
 from llada_v.generation.sampler import sample
 from llada_v.generation.stops import Stops, by_kind
 

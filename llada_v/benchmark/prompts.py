@@ -13,7 +13,8 @@ from ..anyres import Layout, num_features, num_tiles
 from ..configuration_llada_v import LladaVConfig
 from ..data.sources import Entry, parsed, read_entries
 from ..images import open_picture
-from ..processing_llada_v import PICTURE_INPUTS, user_message
+from ..messages import user_message
+from ..processing_llada_v import PICTURE_INPUTS
 from ..toyworld.records import heldout_questions
 
 RECORD = '{"image": "a.png", "question": "How many?", "answer": "3"}'

@@ -8,8 +8,6 @@ from transformers import SiglipVisionConfig
 from .files import INDEX_FILE, WEIGHTS_FILE, read_header, weight_map
 from .names import PUBLISHED, rename
 
-PUBLISHED_MODEL_TYPE = "llava_llada"
-
 TEXT_FIELDS = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",

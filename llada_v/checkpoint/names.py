@@ -2,6 +2,8 @@
 
 import re
 
+PUBLISHED_MODEL_TYPE = "llava_llada"  # of published folders; `LladaVConfig.from_dict` translates their fields
+
 # Tables: (their prefix, our prefix). "{i}" is a layer number.
 LLADA_HF = (
     ("model.embed_tokens.", "model.language_model.embed_tokens."),

@@ -17,10 +17,8 @@ FEW, MANY = 16, 1000  # questions that are timed; questions that are judged
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is measured on what."""
-    from ..benchmark.shapes import SHAPES
-
     add = parser.add_argument
-    add("--shape", default="tiny", metavar="|".join(SHAPES), help="tiny: the model that ships; else random weights")
+    add("--shape", default="tiny", help="tiny: the model that ships (default); mid, 8b: random weights")
     add("--steps", type=int, help="forward passes of scheduled rules (default: of the shape, else one token a step)")
     add("--batch", default="1", metavar="N,N,...", help="prompts answered together (%(default)s)")
     add("--rounds", type=int, help="how often each prompt is answered (default: 3, or 1 with --accuracy)")
@@ -95,7 +93,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def load_model(args: argparse.Namespace):
     """(model, processor) that the options name."""
-    from ..answer import DEMO_MODEL, load
+    from ..answering import DEMO_MODEL, load
     from ..quantization import quantize
 
     model, processor = load(args.model or DEMO_MODEL, args.device, args.dtype)
@@ -145,7 +143,7 @@ def random_prompts_of(args: argparse.Namespace, is_judged: bool, largest_batch: 
 
     Raises ValueError where there is nothing to judge.
     """
-    from ..answer import device_of, dtype_of
+    from ..answering import device_of, dtype_of
     from ..benchmark.bench import random_task
     from ..benchmark.shapes import SHAPES, build
     from ..quantization import quantize

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     from transformers.utils import logging
 
     from ..animation import Recorder, save_gif
-    from ..answer import DEMO_IMAGE, DEMO_MODEL, DEMO_QUESTIONS, PictureMemory, answer, load
+    from ..answering import DEMO_IMAGE, DEMO_MODEL, DEMO_QUESTIONS, PictureMemory, answer, load
     from ..images import load_image
     from ..quantization import quantize
     from ..video import frames_evenly, load_frames

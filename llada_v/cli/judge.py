@@ -5,7 +5,6 @@ import json
 
 from ..toyworld.questions import FAMILIES
 from ..toyworld.stories import ALL_FAMILIES
-from ..toyworld.tiny import CANVAS
 from .options import check_numbers
 
 
@@ -17,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--families", nargs="+", choices=ALL_FAMILIES, default=FAMILIES, help="what is asked about")
     add("--seed", type=int, default=0, help="which held-out questions (%(default)s)")
     add("--batch-size", type=int, default=25, help="questions answered at once (%(default)s)")
-    add("--gen-length", type=int, default=CANVAS, help="answer canvas in tokens (%(default)s)")
+    add("--gen-length", type=int, help="answer canvas in tokens (default: the tiny model's)")
     add("--steps", type=int, help="forward passes for a whole canvas (default: one token a step)")
     add("--device", help="default: cuda where there is one, else cpu")
     add("--json", action="store_true", help="every question, its answer and the table as JSON")
@@ -27,12 +26,13 @@ def run(args: argparse.Namespace) -> None:
     """Judge and print."""
     from tqdm import tqdm
 
-    from ..answer import DEMO_MODEL, load
+    from ..answering import DEMO_MODEL, load
     from ..generation.config import SamplerConfig
     from ..toyworld.judge import judge, refused, table
+    from ..toyworld.tiny import CANVAS
 
-    check_numbers(args, "count", "batch_size")
-    sampler = SamplerConfig(gen_length=args.gen_length, steps=args.steps)
+    check_numbers(args, "count", "batch_size", "gen_length", "steps")
+    sampler = SamplerConfig(gen_length=args.gen_length or CANVAS, steps=args.steps)
     model, processor = load(args.model or DEMO_MODEL, args.device, "float32")
     with tqdm(total=args.count, desc="judging", unit="question", disable=None) as bar:
         verdicts = judge(model, processor, args.count, args.seed, sampler, args.batch_size, bar.update, args.families)

@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from ..anyres import Layout, num_features
 from ..images import load_image, open_picture
+from ..messages import list_of
 from ..processes import calm_worker
-from ..processing_llada_v import LladaVProcessor, Visual, list_of, turns_of
+from ..processing_llada_v import LladaVProcessor, Visual, turns_of
 from ..video import count_frames, frames_at_fps, load_frames
 from .index import fingerprint, make_once
 from .records import BadRecord, Records

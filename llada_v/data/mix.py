@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from ..processing_llada_v import NO_THINK, THINK
+from ..messages import NO_THINK, THINK
 from .sources import parsed, read_entries
 from .writing import write_array
 

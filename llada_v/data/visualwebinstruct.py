@@ -6,7 +6,8 @@ Checked against the description of its rows alone: "conversations", and "image" 
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..processing_llada_v import list_of, turns_of
+from ..messages import list_of
+from ..processing_llada_v import turns_of
 from .sources import line_entries, parsed
 from .writing import write_array
 

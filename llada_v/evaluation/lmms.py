@@ -21,7 +21,7 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
-from ..answer import DEMO_MODEL, load
+from ..answering import DEMO_MODEL, load
 from ..processing_llada_v import Sequence
 from .gen_kwargs import Settings, settings_of
 from .likelihood import are_greedy, log_likelihoods
@@ -93,8 +93,8 @@ class Log:
 class LladaV(lmms):
     """What chat and plain requests share: the model, documents, batches.
 
-    pretrained: folder or hub name. device, dtype, attn_implementation: see `answer.load`; with several processes each
-        takes accelerate's device.
+    pretrained: folder or hub name. device, dtype, attn_implementation: see `answering.load`; with several processes
+        each takes accelerate's device.
     batch_size: documents answered, or masked rows scored, at once; halved when a device runs out of memory.
     reproduce_original: prompts token by token as the original's evaluation makes them, and its answers without the
         last full stop; needs the plain requests of --force_simple.
@@ -103,7 +103,7 @@ class LladaV(lmms):
         holds for the same arguments alone, and a run that stopped at a document is to go on with "skip".
     num_masks: see `likelihood.log_likelihoods`. seed: of random masks, and of answers with temperature.
     log: see `Log`.
-    Raises ValueError for an argument it does not know, and what `answer.load` raises.
+    Raises ValueError for an argument it does not know, and what `answering.load` raises.
     """
 
     def __init__(

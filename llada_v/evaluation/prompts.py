@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..processing_llada_v import IMAGE, NO_THINK, SYSTEM_PROMPT, THINK, LladaVProcessor, Sequence
+from ..messages import NO_THINK, THINK
+from ..processing_llada_v import IMAGE, SYSTEM_PROMPT, LladaVProcessor, Sequence
 
 THINK_MODES = {"think": THINK, "no_think": NO_THINK}
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from ..answer import DEMO_MODEL
+from ..answering import DEMO_MODEL
 from ..checkpoint.files import local_folder
 from ..generation.config import SamplerConfig
 from ..generation.sampler import ANSWERS_VERSION
@@ -45,7 +45,7 @@ class Evaluation:
     settings: the table of benchmarks, see `read_settings`. output: folder for all results.
     batch_size: documents at once in a process. limit: only the first documents of a task; None: all.
     num_processes: on this machine; None: one a GPU, or one. nodes: machines, each of which runs the same.
-    dtype, attn_implementation: see `answer.load`.
+    dtype, attn_implementation: see `answering.load`.
     num_masks: of a log-likelihood. seed: of random masks, and of answers with temperature.
     on_bad_document: "error" or "skip", for one whose picture cannot be read.
     reproduce_original: the original's prompts, token by token.

@@ -9,7 +9,7 @@ import random
 import tempfile
 from pathlib import Path
 
-from ..processing_llada_v import list_of, user_message
+from ..messages import list_of, user_message
 from . import clips
 from .found import FOUND
 from .questions import FAMILIES

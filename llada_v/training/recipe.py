@@ -10,7 +10,6 @@ from typing import get_args, get_origin
 
 import yaml
 
-from ..configuration_llada_v import ROPE_INV_FREQ
 from ..data.yaml_text import parse_yaml, read_yaml
 from ..shipped import recipe_file
 
@@ -20,7 +19,7 @@ CHOICES = {
     "style": ("chat", "caption"),
     "on_bad_record": ("stop", "skip"),
     "quantize": (None, "4bit"),
-    "rope_inv_freq": (None, *ROPE_INV_FREQ),
+    "rope_inv_freq": (None, "exact", "bf16_rounded"),
     "attn_implementation": ("sdpa", "eager", "flash_attention_2"),
     "report_to": ("wandb", "tensorboard"),
 }

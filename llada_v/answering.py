@@ -16,8 +16,9 @@ import torch
 from .checkpoint.files import local_folder
 from .generation.config import SamplerConfig
 from .generation.sampler import SamplerState
+from .messages import user_message
 from .modeling_llada_v import LladaVForConditionalGeneration
-from .processing_llada_v import PICTURE_INPUTS, LladaVProcessor, user_message
+from .processing_llada_v import PICTURE_INPUTS, LladaVProcessor
 from .shipped import shipped
 
 DEMO_MODEL = shipped("model/llada-v-tiny")
