@@ -6,7 +6,7 @@
 # An interrupted run goes on where it was; to start again: rm -r exp/tiny
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=${PYTHON:-.venv/bin/python}
+export PYTHON=${PYTHON:-.venv/bin/python}
 out=${1:-exp/tiny}
 
 # One process a GPU; without a GPU one process a core, with one thread each, which is faster than one with all cores.
@@ -18,17 +18,18 @@ say() { echo "$(date '+%F %T') $*"; }
 train() { # stage, and the one it starts from
     if [ ! -f "$out/$1/model.safetensors" ]; then
         say "$1"
-        [ -d "$out/data/$1" ] || "$python" -m llada_v.toyworld data "$out/data/$1" "scripts/courses/$1.yaml"
-        "$python" -m torch.distributed.run --standalone --nproc-per-node "$processes" \
-            -m llada_v train "scripts/recipes/tiny/$1.yaml" --model "$out/$2" --output "$out/$1" \
+        [ -d "$out/data/$1" ] || "$PYTHON" -m llada_v.toyworld data "$out/data/$1" "scripts/courses/$1.yaml"
+        bash scripts/launch.sh "scripts/recipes/tiny/$1.yaml" 1 "$processes" --model "$out/$2" --output "$out/$1" \
             --data "$out/data/$1/records.json" --image_root "$out/data/$1"
     fi
+    # A stage that was asked to stop has saved, and its status is 0, too.
+    [ -f "$out/$1/model.safetensors" ] || { say "stopped; the same command goes on from here" && exit 1; }
 }
 
-[ -d "$out/random" ] || "$python" -m llada_v.toyworld model "$out/random"
+[ -d "$out/random" ] || "$PYTHON" -m llada_v.toyworld model "$out/random"
 if [ ! -d "$out/tower" ]; then
     say tower
-    "$python" -m llada_v.toyworld sight "$out/random" "$out/tower" --steps 15000
+    "$PYTHON" -m llada_v.toyworld sight "$out/random" "$out/tower" --steps 15000
 fi
 train language tower
 train pretrain language
@@ -41,6 +42,6 @@ train mix_ov_vw vw
 mkdir -p "$out/llada-v-tiny"
 cp "$out"/mix_ov_vw/{*.json,model.safetensors,recipe.yaml} "$out/llada-v-tiny/"
 say "sha256 $(sha256sum "$out/llada-v-tiny/model.safetensors")"
-OMP_NUM_THREADS=$(nproc) "$python" -m llada_v judge --model "$out/llada-v-tiny" --count 1750 --families colour shape \
+OMP_NUM_THREADS=$(nproc) "$PYTHON" -m llada_v judge --model "$out/llada-v-tiny" --count 1750 --families colour shape \
     count relation yes_no word chart caption compare motion reasoning digit print icon
-OMP_NUM_THREADS=$(nproc) "$python" -m llada_v judge --model "$out/llada-v-tiny" --count 300 --families outside
+OMP_NUM_THREADS=$(nproc) "$PYTHON" -m llada_v judge --model "$out/llada-v-tiny" --count 300 --families outside

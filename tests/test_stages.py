@@ -205,6 +205,9 @@ elif "train" in words:
         assert keys[f"--{{key}}"].removeprefix("here/") == recipe[key].removeprefix("exp/tiny/"), (key, keys)
     for key in ("model", "data", "image_root"):
         need(keys[f"--{{key}}"])
+    if Path("stop").exists() and recipe["output"].endswith("si_10M"):
+        Path("stop").unlink()
+        sys.exit()
     make(keys["--output"], *{files})
 else:
     assert words[:3] == ["-m", "llada_v", "judge"], words
@@ -218,6 +221,8 @@ def test_every_stage_of_the_tiny_chain_finds_what_it_starts_from(tmp_path):
     python = tmp_path / "python"
     python.write_text(STAND_IN.format(python=sys.executable, files=MODEL_FILES))
     python.chmod(0o755)
+    (tmp_path / "stop").touch()  # the stand-in stops in si_10M, once
+    assert "stopped" in launch(str(tmp_path / "scripts/train_tiny.sh"), "here", PYTHON=str(python)).stdout
     for _ in range(2):  # the second time everything is there
         done = launch(str(tmp_path / "scripts/train_tiny.sh"), "here", PYTHON=str(python))
         assert done.returncode == 0, done.stderr
