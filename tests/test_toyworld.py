@@ -9,6 +9,8 @@ from collections import Counter, defaultdict
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
 
 from llada_v.images import anyres_tiles
 from llada_v.toyworld import (
@@ -23,6 +25,7 @@ from llada_v.toyworld import (
     make_scene,
     questions_about,
     scene_key,
+    sight,
     split_of,
     write_dataset,
 )
@@ -572,6 +575,31 @@ def test_patches_are_numbered_in_reading_order_where_the_whole_picture_is_seen(t
                     assert WHAT[shown] in ("nothing", "plate")
                 numbered += number > 0
     assert numbered > 500
+
+
+def test_a_tower_that_was_interrupted_learns_what_an_unbroken_one_learns(tiny_folder, tmp_path, monkeypatch):
+    def learn(name):
+        sight.learn_to_see(tiny_folder, tmp_path / name, steps=4, batch_size=2)
+        return load_file(tmp_path / name / "model.safetensors")
+
+    unbroken = learn("unbroken")
+    monkeypatch.setattr(sight, "SAVE_STEPS", 2)
+    calls = iter(range(1000))
+
+    def broken(*args, **kwargs):  # three times a step
+        if next(calls) == 10:
+            raise KeyboardInterrupt
+        return cross_entropy(*args, **kwargs)
+
+    monkeypatch.setattr(sight, "cross_entropy", broken)
+    with pytest.raises(KeyboardInterrupt):
+        learn("resumed")
+    assert [path.name for path in tmp_path.iterdir() if "resumed" in path.name] == ["resumed.state.pt"]
+    resumed = learn("resumed")
+    assert all(torch.equal(resumed[name], weight) for name, weight in unbroken.items())
+    start = load_file(tiny_folder / "model.safetensors")
+    assert any(not torch.equal(resumed[name], weight) for name, weight in start.items())
+    assert not (tmp_path / "resumed.state.pt").exists()
 
 
 def test_a_verdict_ignores_white_space_and_case_and_nothing_else():
