@@ -119,7 +119,7 @@ def test_adapters_that_two_processes_train_go_on_from_a_checkpoint_to_the_same_m
 
 def test_adapters_and_a_projector_learn_in_bfloat16_under_zero_3(tiny_folder, many, tmp_path):
     given = arguments(tiny_folder, many, tmp_path / "run", "zero3", **ADAPTED | {"bf16": True, "epochs": 0.25})
-    done = launch("scripts/launch.sh", "scripts/recipes/tiny/instruct.yaml", "1", "2", *given)
+    done = launch("scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", "1", "2", *given)
     assert done.returncode == 0, done.stderr[-3000:]
     before, after = (load_file(f"{folder}/model.safetensors") for folder in (tiny_folder, merged(tmp_path)))
     changed = {name for name in before if not torch.equal(before[name], after[name].float())}
@@ -149,7 +149,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tiny_folder, many, tmp_p
     }
     for output, count in zip(outputs, ("2", devices), strict=True):
         given = arguments(tiny_folder, many, output, RUNS[name], **size)
-        done = launch("scripts/launch.sh", "scripts/recipes/tiny/instruct.yaml", "1", count, *given)
+        done = launch("scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", "1", count, *given)
         assert done.returncode == 0, done.stderr[-3000:]
         if output is outputs[0]:
             shutil.copytree(output / "checkpoint-5", outputs[1] / "checkpoint-5")
@@ -167,7 +167,7 @@ def on_two_nodes(given, port, *outputs):
     """Statuses and words of two launchers with one process each, that find each other as nodes do."""
     environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = ["bash", "scripts/launch.sh", "scripts/recipes/tiny/instruct.yaml", "2", "1", *given, "--output"]
+    command = ["bash", "scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", "2", "1", *given, "--output"]
     nodes = [
         subprocess.Popen(
             [*command, str(output)],

@@ -151,6 +151,15 @@ def test_only_so_many_checkpoints_are_kept_and_nothing_unfinished(recipe):
     assert not (output / ".writing").exists()
 
 
+def test_max_steps_take_the_place_of_epochs(recipe):
+    output = train(replace(recipe, max_steps=5, save_steps=5))
+    history = json.loads((output / "checkpoint-5" / "trainer_state.json").read_text())
+    rates = [entry["learning_rate"] for entry in history["log_history"] if "loss" in entry]
+    assert len(rates) == 5 and rates[-1] < 0.2 * max(rates)  # the cosine ends there
+    with pytest.raises(ValueError, match="max_steps is 0; it must be at least 1"):
+        replace(recipe, max_steps=0)
+
+
 def test_without_save_steps_only_the_finished_model_is_saved(recipe):
     output = train(replace(recipe, epochs=0.25, save_steps=0))
     assert not list(output.glob("checkpoint-*")) and (output / "model.safetensors").is_file()
@@ -257,6 +266,7 @@ def finished(recipe, *names):
 
 MAY_CHANGE = {
     "on_bad_record": "skip",
+    "on_changed_data": "go_on",
     "max_bad_share": 0.5,
     "workers": 3,
     "save_steps": 7,
@@ -328,7 +338,7 @@ def index_of(recipe, folder, data):
     return RecordDataset(replace(recipe, data=str(data), index_folder=str(folder)), None).records.index
 
 
-def test_other_records_than_a_run_began_with_are_refused_unless_it_is_told_to_go_on(recipe, toys, tmp_path):
+def test_other_records_than_a_run_began_with_are_refused_unless_it_is_told_to_go_on(recipe, toys, tmp_path, caplog):
     records = json.loads((toys / "records.json").read_text())
     data = tmp_path / "records.json"
     data.write_text(json.dumps(records))
@@ -343,10 +353,10 @@ def test_other_records_than_a_run_began_with_are_refused_unless_it_is_told_to_go
     for others, told in ((records[1:], "14 there, 13 here"), (records[::-1], "14, but other ones")):
         data.write_text(json.dumps(others))
         index = index_of(recipe, tmp_path / "index", data)
-        with pytest.raises(ValueError, match=f"are not those that .* was trained on .{told}.*remove .*data.json"):
+        with pytest.raises(ValueError, match=f"are not those that .* was trained on .{told}.*--on_changed_data go_on"):
             check_data(recipe, index)
-    os.remove(os.path.join(recipe.output, "data.json"))
-    check_data(recipe, index)
+    check_data(replace(recipe, on_changed_data="go_on"), index)
+    assert "going on with the new ones" in caplog.text
     check_data(recipe, index)
 
 
@@ -411,14 +421,14 @@ def test_a_model_that_took_no_step_is_not_published(recipe, epochs):
         recipe = replace(recipe, epochs=epochs)
     except ValueError:
         return  # the recipe refuses it already
-    with pytest.raises(ValueError, match="0 optimizer steps were taken, of .* that epochs .* makes"):
+    with pytest.raises(ValueError, match="0 optimizer steps were taken, of .* that epochs .* make"):
         train(recipe)
     assert not os.path.exists(os.path.join(recipe.output, "model.safetensors"))
 
 
 def test_a_model_that_took_fewer_steps_than_were_planned_is_not_published(recipe, monkeypatch):
     monkeypatch.setattr(LladaVTrainer, "_run_epoch", lambda *args, **kwargs: None)
-    with pytest.raises(ValueError, match="0 optimizer steps were taken, of 12 that epochs 3 makes"):
+    with pytest.raises(ValueError, match="0 optimizer steps were taken, of 12 that epochs 3 and max_steps None make"):
         train(recipe)
     assert not os.path.exists(os.path.join(recipe.output, "model.safetensors"))
 

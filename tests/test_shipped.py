@@ -41,7 +41,7 @@ def test_a_folder_of_the_repository_that_goes_into_a_wheel_goes_into_its_shipped
     assert WHEEL["sources"] == {name: f"llada_v/shipped/{name}" for name in outside}
 
 
-@pytest.mark.parametrize("name", ["pretrain", "tiny/instruct", "scripts/recipes/pretrain.yaml"])
+@pytest.mark.parametrize("name", ["pretrain", "tiny/sft", "scripts/recipes/pretrain.yaml"])
 def test_a_shipped_recipe_is_found_from_every_folder(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe(name)

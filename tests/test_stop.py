@@ -20,7 +20,7 @@ from llada_v.training.train import train
 from llada_v.training.trainer import LladaVTrainer
 
 SIGNALS = ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"]
-INSTRUCT = "scripts/recipes/tiny/instruct.yaml"
+RECIPE = "scripts/recipes/tiny/sft.yaml"
 ZERO = {"DDP": None, "ZeRO-2": "scripts/deepspeed/zero2.json", "ZeRO-3": "scripts/deepspeed/zero3.json"}
 
 
@@ -74,11 +74,11 @@ class Started:
 
 
 def started(model, toys, folder, *devices, **changes):
-    """A run of instruct's tiny recipe: by the launcher on so many devices, or as one process."""
+    """A run of a tiny recipe: by the launcher on so many devices, or as one process."""
     given = words(changes_for(model, toys, folder / "run", workers=2, **changes))
     if devices:
-        return Started(["bash", "scripts/launch.sh", INSTRUCT, *devices, *given], folder)
-    return Started([sys.executable, "-m", "llada_v", "train", INSTRUCT, *given], folder)
+        return Started(["bash", "scripts/launch.sh", RECIPE, *devices, *given], folder)
+    return Started([sys.executable, "-m", "llada_v", "train", RECIPE, *given], folder)
 
 
 # One process

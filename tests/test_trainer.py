@@ -230,6 +230,16 @@ def test_a_reporter_that_is_not_installed_is_named(recipe, monkeypatch):
         training_arguments(replace(recipe, report_to=["wandb"]), 1)
 
 
+def test_the_rate_of_every_part_is_logged(recipe):
+    recipe = replace(recipe, epochs=1.0, projector_learning_rate=1e-4, vision_learning_rate=5e-4, save_steps=4)
+    history = json.loads((train(recipe) / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+    entries = [entry for entry in history if "loss" in entry]
+    for entry in entries:
+        found = [entry[f"learning_rate/{part}"] for part in ("language_model", "projector", "vision_tower")]
+        assert found == pytest.approx([found[0], found[0] / 10, found[0] / 2]) and entry["learning_rate"] in found
+    assert max(entry["learning_rate/projector"] for entry in entries) == pytest.approx(1e-4)
+
+
 # DeepSpeed's settings
 
 

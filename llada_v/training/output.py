@@ -38,7 +38,8 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 # Keys that may change between the parts of one run. Those of the first line move no weight; those of the second move
 # weights by rounding alone, but for filler that is trained; of the third line the records themselves are compared.
 FREE_KEYS = ("output", "index_folder", "save_steps", "save_total", "log_steps", "report_to", "peak_tflops", "workers")
-FREE_KEYS += ("on_bad_record", "max_bad_share", "gradient_checkpointing", "compile", "attn_implementation")
+FREE_KEYS += ("on_bad_record", "max_bad_share", "on_changed_data")
+FREE_KEYS += ("gradient_checkpointing", "compile", "attn_implementation")
 FILLER_KEYS = ("micro_batch_size", "pad_to_multiple_of")
 DATA_KEYS = ("data", "image_root")
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "peft", "bitsandbytes", "datasets", "safetensors")
@@ -78,7 +79,10 @@ def check_output(recipe: Recipe) -> None:
 
 
 def check_data(recipe: Recipe, index: RecordIndex) -> None:
-    """Note the records that a run learns from. Raises ValueError where they are not those that it began with."""
+    """Note the records that a run learns from.
+
+    Raises ValueError where they are not those that it began with, unless the recipe says to go on.
+    """
     output = Path(recipe.output)
     found, file = {"records": len(index), "sha256": index.digest()}, output / DATA
     if file.is_file() and (checkpoints(output) or is_finished(output)):
@@ -86,10 +90,13 @@ def check_data(recipe: Recipe, index: RecordIndex) -> None:
         if before != found:
             told = f"{before['records']:,} there, {found['records']:,} here"
             told = told if before["records"] != found["records"] else f"{found['records']:,}, but other ones"
-            raise ValueError(
-                f"the records of {recipe.data} are not those that {output} was trained on ({told}): it would go on "
-                f"in another order; bring them back, choose another output, or remove {file} to go on with the new ones"
-            )
+            told = f"the records of {recipe.data} are not those that {output} was trained on ({told})"
+            if recipe.on_changed_data == "stop":
+                raise ValueError(
+                    f"{told}: the run would go on in another order; bring them back, choose another output, or go on "
+                    "with --on_changed_data go_on"
+                )
+            log.warning("%s: going on with the new ones", told)
     write_whole(file, json.dumps(found) + "\n")
 
 

@@ -18,6 +18,7 @@ CHOICES = {
     "train": PARTS,
     "style": ("chat", "caption"),
     "on_bad_record": ("stop", "skip"),
+    "on_changed_data": ("stop", "go_on"),
     "quantize": (None, "4bit"),
     "rope_inv_freq": (None, "exact", "bf16_rounded"),
     "attn_implementation": ("sdpa", "eager", "flash_attention_2"),
@@ -52,6 +53,8 @@ class Recipe:
     on_bad_record: "stop" ends the run with the record's id; "skip" leaves the record out and notes it in
         `bad_records.jsonl` in the output.
     max_bad_share: share of all records that may be skipped; more end the run.
+    on_changed_data: "stop" refuses to go on from a checkpoint with other records than the run began with; "go_on" says
+        so and goes on, in the order of the new ones.
     style: "chat" trains on conversations, "caption" on pictures and their captions alone.
     train: the parts that learn, of vision_tower, projector, language_model (which includes embeddings, head and the
         newline feature); the rest is frozen.
@@ -67,6 +70,7 @@ class Recipe:
     global_batch_size: records of one optimizer step, over all devices.
     micro_batch_size: records of one forward pass; accumulation follows from the two.
     epochs: passes over the records.
+    max_steps: optimizer steps, in place of epochs; None: as many as epochs makes.
     max_length: longest sequence in tokens; a longer record stops the run.
     max_frames: most frames taken from a video; 0: all, one a second.
     train_eos_padding: batches are filled with EOS that is attended to and predicted, as the original's projector
@@ -112,6 +116,7 @@ class Recipe:
     index_folder: str | None
     on_bad_record: str
     max_bad_share: float
+    on_changed_data: str
     style: str
     train: list[str]
     lora_rank: int
@@ -127,6 +132,7 @@ class Recipe:
     global_batch_size: int
     micro_batch_size: int
     epochs: float
+    max_steps: int | None
     max_length: int
     max_frames: int
     train_eos_padding: bool
@@ -170,6 +176,8 @@ class Recipe:
         for name in ("max_bad_share", "lora_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and at most 1")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps is {self.max_steps}; it must be at least 1, or null")
         if not 0 <= self.t_min < 1:
             raise ValueError(f"t_min is {self.t_min}; it must be at least 0 and below 1")
         if self.quantize is not None and not self.lora_rank:

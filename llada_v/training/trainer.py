@@ -20,7 +20,7 @@ from .dialogue import conversation_ids, dialogue_causal_mask, turn_positions, tu
 from .noise import Draw, Noised, add_noise, complement, draw_noise, token_weights
 from .order import GroupedSampler, ShuffledSampler
 from .output import note_run
-from .plan import check_settings, checkpoint_bytes
+from .plan import check_settings, checkpoint_bytes, part_of_group
 from .progress import Meter, ProgressLines, Work, memory_gib, training_flops
 from .recipe import Recipe
 from .saving import WRITING, clear_writing, disk_errors, publish_checkpoint, publish_model, whole_checkpoint
@@ -166,10 +166,16 @@ class LladaVTrainer(Trainer):
         return GroupedSampler(*self.train_dataset.measures(), recipe.global_batch_size, recipe.seed, recipe.in_order)
 
     def log(self, logs, start_time=None):
-        """A log entry, with speed, memory and the time that is left where it is about training."""
+        """A log entry, with rates, speed, memory and the time that is left where it is about training."""
         if "loss" in logs:
-            logs |= self.speed()
+            logs |= self.rates() | self.speed()
         super().log(logs, start_time)
+
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each part that learns, in the step before."""
+        share = self.lr_scheduler.lr_lambdas[0](self.state.global_step - 1)
+        peaks = {part_of_group(self.model, group): group["lr"] for group in parameter_groups(self.model, self.recipe)}
+        return {f"learning_rate/{part}": share * peak for part, peak in peaks.items()}
 
     def speed(self) -> dict[str, float]:
         """Tokens and images a second, model FLOPs utilisation, memory, time left; all processes must ask."""
@@ -227,8 +233,8 @@ class LladaVTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.gathered is None:
             return
-        # DeepSpeed has given all weights one counter of steps, which each would count on, and all groups the settings of
-        # the first.
+        # DeepSpeed has given all weights one counter of steps, on which each would count, and all groups the settings
+        # of the first.
         for state in self.optimizer.state.values():
             state["step"] = torch.as_tensor(state["step"]).clone()
         own = parameter_groups(self.model, self.recipe)
@@ -260,8 +266,8 @@ class LladaVTrainer(Trainer):
         taken, planned = self.state.global_step, self.state.max_steps
         if not 0 < planned <= taken:
             raise ValueError(
-                f"{taken} optimizer steps were taken, of {planned} that epochs {self.recipe.epochs:g} makes: "
-                "there is no finished model; raise epochs"
+                f"{taken} optimizer steps were taken, of {planned} that epochs {self.recipe.epochs:g} and max_steps "
+                f"{self.recipe.max_steps} make: there is no finished model"
             )
         with disk_errors(self.output):
             self.start_writing()
@@ -304,6 +310,7 @@ def training_arguments(recipe: Recipe, num_devices: int, **changes) -> TrainingA
         per_device_train_batch_size=recipe.micro_batch_size,
         gradient_accumulation_steps=recipe.accumulation(num_devices),
         num_train_epochs=recipe.epochs,
+        max_steps=recipe.max_steps or -1,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=recipe.warmup_ratio,
