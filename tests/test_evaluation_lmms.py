@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from glob import glob
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -269,7 +270,7 @@ def test_a_killed_run_goes_on_where_it_was_and_its_table_is_the_judges(tmp_path)
     name, count = "toyworld_short_answer", 24
     command = ["llada_v", "evaluate", "--tasks", name, "--limit", str(count), "--output", str(tmp_path)]
     folder = tmp_path / DEMO_MODEL.name / "paper"
-    log = folder / name / "documents" / "log.rank0.jsonl"
+    log = folder / name / "*" / "documents" / "log.rank0.jsonl"
     killed = run_command(*command, stderr=subprocess.PIPE, start_new_session=True)
     while len(kept := lines_of(log)) < 3 * lmms.WINDOW:
         assert killed.poll() is None, killed.stderr.read()
@@ -294,8 +295,9 @@ def test_a_killed_run_goes_on_where_it_was_and_its_table_is_the_judges(tmp_path)
     assert done.communicate() == (output, f"{name}: done before\n")
 
 
-def lines_of(file: Path) -> list[str]:
-    return file.read_text().splitlines() if file.is_file() else []
+def lines_of(pattern: Path) -> list[str]:
+    """The lines of the only file of that pattern; none where there is no file yet."""
+    return [line for file in glob(str(pattern)) for line in Path(file).read_text().splitlines()]
 
 
 # Without lmms-eval's tasks: the model alone
