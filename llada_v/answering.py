@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 
 from .checkpoint.files import local_folder
+from .conversation import user_message
 from .generation.config import SamplerConfig
 from .generation.sampler import SamplerState
-from .messages import user_message
 from .modeling_llada_v import LladaVForConditionalGeneration
-from .processing_llada_v import PICTURE_INPUTS, LladaVProcessor
+from .processing_llada_v import LladaVProcessor
+from .sequence import PICTURE_INPUTS
 from .shipped import shipped
 
 DEMO_MODEL = shipped("model/llada-v-tiny")

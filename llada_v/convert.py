@@ -155,7 +155,8 @@ def fresh_weights(model, seed: int) -> dict[str, torch.Tensor]:
 
 def write_tokenizer(src: Path, folder: Path, fields: dict) -> LladaVConfig:
     """Copy the tokenizer, write the processor's files, and return the config with the tokenizer's ids in it."""
-    from .processing_llada_v import TOKENS, LladaVProcessor
+    from .conversation import TOKENS
+    from .processing_llada_v import LladaVProcessor
 
     for pattern in TOKENIZER_FILES + OPTIONAL_TOKENIZER_FILES:
         for file in src.glob(pattern):

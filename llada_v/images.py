@@ -1,6 +1,7 @@
-"""From a picture in whatever form to normalised tiles. Pillow in, one float tensor out; no tokens, no features.
+"""From a picture in whatever form to tiles. Pillow in, one tensor out; no tokens, no features.
 
-Tiles are (T, 3, S, S) float32 in [-1, 1]: (bicubic(picture) / 255 - 0.5) / 0.5, as SigLIP was trained.
+Tiles are (T, 3, S, S) uint8, the bicubic picture. The tower wants them as SigLIP was trained, `normalised`:
+(tiles / 255 - 0.5) / 0.5. The image processor does that, or, with a quarter of the memory on the way, the model.
 Pillow has switches for the whole process, and other packages turn them (importing lmms-eval sets
 LOAD_TRUNCATED_IMAGES). Nothing here follows or turns one, so threads may read at once, in any order of imports.
 """
@@ -252,10 +253,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 # Tiles
 
 
-def normalised(tiles: list[Image.Image | np.ndarray]) -> torch.Tensor:
-    """(T, 3, S, S) float32 in [-1, 1] of equally large RGB pictures, or their pixels (S, S, 3)."""
+def normalised(tiles: torch.Tensor) -> torch.Tensor:
+    """uint8 tiles as the tower wants them: float32 in [-1, 1], the same bits on every device."""
+    return tiles.float().mul_(1 / 255).sub_(0.5).div_(0.5)
+
+
+def stacked(tiles: list[Image.Image | np.ndarray]) -> torch.Tensor:
+    """(T, 3, S, S) uint8 of equally large RGB pictures, or of their pixels (S, S, 3)."""
     pixels = torch.from_numpy(np.stack([np.asarray(tile) for tile in tiles]))
-    return pixels.permute(0, 3, 1, 2).float().mul_(1 / 255).sub_(0.5).div_(0.5).contiguous()
+    return pixels.permute(0, 3, 1, 2).contiguous()
 
 
 def squash(image: Image.Image, side: int) -> Image.Image:
@@ -265,7 +271,7 @@ def squash(image: Image.Image, side: int) -> Image.Image:
 
 def square_tile(image: Image.Image, config) -> torch.Tensor:
     """(1, 3, S, S): the whole picture squashed (projector stage, video frames)."""
-    return normalised([squash(image, config.tile_size)])
+    return stacked([squash(image, config.tile_size)])
 
 
 def padded_tile(image: Image.Image, config) -> torch.Tensor:
@@ -273,7 +279,7 @@ def padded_tile(image: Image.Image, config) -> torch.Tensor:
     side = max(image.size)
     square = Image.new("RGB", (side, side), (PADDING_GREY,) * 3)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return normalised([squash(square, config.tile_size)])
+    return stacked([squash(square, config.tile_size)])
 
 
 def anyres_tiles(image: Image.Image, config) -> torch.Tensor:
@@ -290,4 +296,4 @@ def anyres_tiles(image: Image.Image, config) -> torch.Tensor:
         for top in range(0, canvas_height, tile)
         for left in range(0, canvas_width, tile)
     ]
-    return normalised([squash(image, tile), *tiles])
+    return stacked([squash(image, tile), *tiles])

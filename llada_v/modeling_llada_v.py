@@ -110,7 +110,7 @@ class LladaVModel(LladaVPreTrainedModel):
     ) -> torch.Tensor:
         """Features of all pictures in order, ready to stand in the sequence.
 
-        pixel_values: (T, 3, S, S) normalised tiles of all pictures, one after the other.
+        pixel_values: (T, 3, S, S) normalised tiles of all pictures, one after the other, or the uint8 tiles themselves.
         image_sizes: (N, 2) original (height, width) in pixels.
         image_layouts: (N, 2) pairs (`Layout`, number of tiles); None: read off the number of tiles.
         Returns (F, D). Raises ValueError where tiles and pictures do not match.
@@ -125,8 +125,13 @@ class LladaVModel(LladaVPreTrainedModel):
         return torch.cat(packed)
 
     def tile_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Tiles (T, 3, S, S) -> features of the trunk's width (T, P, D), not yet packed."""
+        """Tiles (T, 3, S, S) -> features of the trunk's width (T, P, D), not yet packed.
+
+        uint8 tiles are normalised here, to the bits that the image processor makes.
+        """
         tower = self.vision_tower
+        if pixel_values.dtype == torch.uint8:
+            pixel_values = pixel_values.float().mul_(1 / 255).sub_(0.5).div_(0.5)
         # The output of the last encoder layer; the published features never pass the tower's post_layernorm.
         embedded = tower.embeddings(pixel_values.to(self.dtype))
         return self.multi_modal_projector(tower.encoder(inputs_embeds=embedded).last_hidden_state)

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from llada_v.anyres import Layout, num_features
-from llada_v.images import anyres_tiles, padded_tile, square_tile
+from llada_v.images import anyres_tiles, normalised, padded_tile, square_tile
 
 GOLDEN = Path(__file__).parent / "golden"
 PLACEHOLDER = -200  # a whole picture or video in the figures' ids
@@ -149,7 +149,7 @@ def pictures_of(record: dict, config) -> tuple[dict[str, torch.Tensor], list[int
     layout = {"anyres": Layout.ANYRES, "pad": Layout.SQUARE, "video": Layout.VIDEO}[mode]
     sizes = [(image.height, image.width) for image in visuals]
     arguments = {
-        "pixel_values": torch.cat(tiles),
+        "pixel_values": normalised(torch.cat(tiles)),
         "image_sizes": torch.tensor(sizes),
         "image_layouts": torch.tensor([(layout, len(part)) for part in tiles]),
     }

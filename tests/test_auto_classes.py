@@ -19,7 +19,9 @@ CHAT = [{"role": "user", "content": [{"type": "image", "image": PICTURE}, {"type
 def batch(tiny_processor):
     """Two prompts of different lengths, padded on the left; one has a picture."""
     longer = [{"role": "user", "content": "How many objects are there?"}]
-    return tiny_processor.apply_chat_template([CHAT, longer], add_generation_prompt=True, return_tensors="pt")
+    return tiny_processor.apply_chat_template(
+        [CHAT, longer], add_generation_prompt=True, return_tensors="pt", tokenize=True, return_dict=True
+    )
 
 
 def sizes(config) -> dict:
@@ -94,7 +96,9 @@ def text_of(model, processor, inputs, **settings) -> str:
 
 
 def test_a_pipeline_answers_a_chat(pipe, tiny_model, tiny_processor):
-    inputs = tiny_processor.apply_chat_template(CHAT, add_generation_prompt=True, return_tensors="pt")
+    inputs = tiny_processor.apply_chat_template(
+        CHAT, add_generation_prompt=True, return_tensors="pt", tokenize=True, return_dict=True
+    )
     found = pipe(text=CHAT, max_new_tokens=6, return_full_text=False)
     assert found[0]["generated_text"] == text_of(tiny_model, tiny_processor, inputs, max_new_tokens=6)
     whole = pipe(text=CHAT, max_new_tokens=6)[0]["generated_text"]
@@ -129,7 +133,9 @@ def test_a_pipeline_continues_an_answer(pipe):
 
 def test_a_pipeline_takes_a_sampler(pipe, tiny_model, tiny_processor):
     sampler = SamplerConfig(gen_length=8, steps=2, block_length=4)
-    inputs = tiny_processor.apply_chat_template(CHAT, add_generation_prompt=True, return_tensors="pt")
+    inputs = tiny_processor.apply_chat_template(
+        CHAT, add_generation_prompt=True, return_tensors="pt", tokenize=True, return_dict=True
+    )
     found = pipe(text=CHAT, generate_kwargs={"sampler": sampler}, return_full_text=False)
     assert found[0]["generated_text"] == text_of(tiny_model, tiny_processor, inputs, sampler=sampler)
 
@@ -167,7 +173,7 @@ def test_eager_and_sdpa_agree_with_padding(tiny_folder, batch):
 def test_padding_on_either_side_changes_no_logit(tiny_model, tiny_processor, batch):
     conversations = [CHAT, [{"role": "user", "content": "How many objects are there?"}]]
     options = dict(add_generation_prompt=True, return_tensors="pt", padding_side="right")
-    right = tiny_processor.apply_chat_template(conversations, **options)
+    right = tiny_processor.apply_chat_template(conversations, **options, tokenize=True, return_dict=True)
     found = tiny_model(**right).logits[right["attention_mask"].bool()]
     expected = tiny_model(**batch).logits[batch["attention_mask"].bool()]
     assert (found - expected).abs().max() < 1e-5  # measured 6e-7

@@ -14,13 +14,13 @@ from PIL import Image
 from published import PLACEHOLDER, fill_in, golden
 
 from llada_v import LladaVProcessor, cli
+from llada_v.conversation import SYSTEM_PROMPT
 from llada_v.evaluation import results as tables
 from llada_v.evaluation import run, toyworld
 from llada_v.evaluation.gen_kwargs import settings_of
 from llada_v.evaluation.prompts import chat_prompt, messages_of, original_prompt
 from llada_v.evaluation.results import Row, draw_table, failed, markdown, read_log, rows_of, save_table
 from llada_v.evaluation.settings import SETTINGS_FILE, Benchmark, Score, chosen_tasks, read_settings
-from llada_v.processing_llada_v import SYSTEM_PROMPT
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = Image.new("RGB", (384, 384), "red")

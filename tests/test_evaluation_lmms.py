@@ -108,7 +108,9 @@ def test_options_are_answered_and_scored_as_directly(results, shipped):
                 ],
             }
         ]
-        inputs = processor.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
+        inputs = processor.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", tokenize=True, return_dict=True
+        )
         output = model.generate(**inputs, sampler=SAMPLER, return_dict_in_generate=True)
         assert found == processor.decode(output.answers[0], skip_special_tokens=True).strip()
         options = lettered(row["choices"])
@@ -140,7 +142,9 @@ def test_log_likelihoods_and_their_score_are_those_computed_directly(likelihoods
     for row, sample in zip(toyworld.multiple_choice(COUNT, 1), samples_of(likelihoods[0]), strict=True):
         content = [{"type": "image", "image": row["images"][0]}, {"type": "text", "text": row["question"]}]
         messages = [{"role": "user", "content": content}]
-        inputs = processor.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
+        inputs = processor.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", tokenize=True, return_dict=True
+        )
         ids = [[*processor.encode(choice), processor.config.eot_token_id] for choice in row["choices"]]
         expected = log_likelihoods(model, inputs, ids, prompt_of=[0] * len(ids), num_masks=15)
         found = [json.loads(text)[0] for text in sample["filtered_resps"]]

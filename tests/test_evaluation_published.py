@@ -18,10 +18,10 @@ from lmms_eval.tasks import TaskManager, get_task_dict  # noqa: E402
 from lmms_eval.utils import load_yaml_config  # noqa: E402
 
 from llada_v import LladaVProcessor  # noqa: E402
+from llada_v.conversation import SYSTEM_PROMPT, render  # noqa: E402
 from llada_v.evaluation import run  # noqa: E402
 from llada_v.evaluation.lmms import LladaVChat, LladaVPlain  # noqa: E402
 from llada_v.evaluation.settings import KEYS, NO_KEY, chosen_tasks, read_settings  # noqa: E402
-from llada_v.processing_llada_v import SYSTEM_PROMPT  # noqa: E402
 
 PICTURE = Image.new("RGB", (384, 384), "red")
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -239,11 +239,11 @@ def test_a_benchmark_resolves_with_the_originals_prompt(name, settings, manager,
         features = [1485 if count == 1 else 729] * count if name not in VIDEOS else [32 * 14 * 15]
         assert [visual.num_features for visual in prompt.visuals] == features
         # The first token behind each picture is lost: the newline, or the space between two.
-        before, after = plain.processor.render([("system", SYSTEM_PROMPT), ("user", "<image>")], True).split("<image>")
+        before, after = render([("system", [SYSTEM_PROMPT]), ("user", [None])], True).split("<image>")
         suffix = f" /{benchmark.think_mode}"
-        ids = plain.processor.encode(before)
+        ids = plain.processor.encode_finished(before)
         ids += [config.image_token_id] * sum(features)
-        ids += plain.processor.encode(f"\n{question}{suffix}<|eot_id|>" + opened(plain.processor))[1:]
+        ids += plain.processor.encode_finished(f"\n{question}{suffix}<|eot_id|>" + opened(plain.processor))[1:]
         assert prompt.input_ids == ids
 
 

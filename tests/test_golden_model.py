@@ -9,7 +9,7 @@ from make_tokenizer import ASSISTANT_ID
 from published import fill_in, golden, pattern, pictures_of
 
 from llada_v.anyres import Layout, grid_of, num_features
-from llada_v.images import anyres_tiles
+from llada_v.images import anyres_tiles, normalised
 from llada_v.training.dialogue import conversation_ids, dialogue_causal_mask
 from llada_v.training.noise import diffusion_loss
 
@@ -40,7 +40,7 @@ def test_a_picture_has_the_tiles_and_features_of_the_original(small_model, size)
     width, height = record["size"]
     canvas_width, canvas_height = record["best_resolution"]
     assert grid_of(height, width, config) == (canvas_height // 384, canvas_width // 384)
-    tiles = anyres_tiles(pattern(width, height, record["pattern_k"]), config)
+    tiles = normalised(anyres_tiles(pattern(width, height, record["pattern_k"]), config))
     assert len(tiles) == record["tiles"]
     close(tiles.mean((2, 3)), record["tile_mean"], TILE, "tile_mean")
     for tile, name in ((tiles[0], "tile_block_mean_first"), (tiles[-1], "tile_block_mean_last")):

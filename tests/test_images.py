@@ -13,7 +13,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 from published import pattern
 
 from llada_v import LladaVConfig, images
-from llada_v.images import anyres_tiles, load_image, normalised, open_picture, padded_tile, square_tile
+from llada_v.images import anyres_tiles, load_image, normalised, open_picture, padded_tile, square_tile, stacked
 
 RED, BLUE = (200, 30, 30), (20, 40, 220)
 SIZE = (12, 8)  # width, height
@@ -305,10 +305,10 @@ def test_a_process_that_makes_errors_of_warnings_reads_the_same():
 
 
 def test_torchs_default_type_changes_nothing():
-    expected = anyres_tiles(pattern(50, 30, 2), LladaVConfig())
+    expected = normalised(anyres_tiles(pattern(50, 30, 2), LladaVConfig()))
     torch.set_default_dtype(torch.float64)
     try:
-        found = anyres_tiles(pattern(50, 30, 2), LladaVConfig())
+        found = normalised(anyres_tiles(pattern(50, 30, 2), LladaVConfig()))
     finally:
         torch.set_default_dtype(torch.float32)
     assert found.dtype == torch.float32 and torch.equal(found, expected)
@@ -320,18 +320,18 @@ def test_torchs_default_type_changes_nothing():
 def test_pixels_are_normalised_as_siglip_was_trained():
     picture = pattern(50, 30, 2)
     expected = (np.asarray(picture.resize((384, 384), Image.Resampling.BICUBIC)) / 255 - 0.5) / 0.5
-    tile = square_tile(picture, LladaVConfig())
+    tile = normalised(square_tile(picture, LladaVConfig()))
     assert tile.dtype == torch.float32 and tile.shape == (1, 3, 384, 384)
     assert np.abs(tile[0].permute(1, 2, 0).numpy() - expected).max() < 1e-6  # measured 1.2e-7
 
 
 def test_black_is_minus_one_and_white_is_one():
-    tiles = normalised([Image.new("RGB", (2, 2), "black"), Image.new("RGB", (2, 2), "white")])
+    tiles = normalised(stacked([Image.new("RGB", (2, 2), "black"), Image.new("RGB", (2, 2), "white")]))
     assert torch.equal(tiles, torch.tensor([-1.0, 1.0])[:, None, None, None].expand(2, 3, 2, 2))
 
 
 def test_a_picture_among_several_is_padded_with_grey_to_a_square():
-    tile = padded_tile(Image.new("RGB", (384, 192), "white"), LladaVConfig())[0]
+    tile = normalised(padded_tile(Image.new("RGB", (384, 192), "white"), LladaVConfig()))[0]
     padding = (127 / 255 - 0.5) / 0.5
     for rows in (tile[:, :92], tile[:, -92:]):  # bicubic is exact where the size does not change
         assert torch.allclose(rows, torch.full_like(rows, padding), atol=1e-6)
@@ -343,4 +343,4 @@ def test_tiles_run_row_by_row_behind_the_squashed_picture():
     tiles = anyres_tiles(picture, LladaVConfig())
     corners = [(0, 0), (384, 0), (0, 384), (384, 384)]  # left, top
     cut = [picture.crop((left, top, left + 384, top + 384)) for left, top in corners]
-    assert torch.equal(tiles, normalised([picture.resize((384, 384), Image.Resampling.BICUBIC), *cut]))
+    assert torch.equal(tiles, stacked([picture.resize((384, 384), Image.Resampling.BICUBIC), *cut]))

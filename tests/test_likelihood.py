@@ -29,7 +29,9 @@ def inputs_of(processor, *questions):
     for text, image in questions:
         content = [{"type": "image", "image": image}] * (image is not None) + [{"type": "text", "text": text}]
         prompts.append([{"role": "user", "content": content}])
-    return processor.apply_chat_template(prompts, add_generation_prompt=True, return_tensors="pt")
+    return processor.apply_chat_template(
+        prompts, add_generation_prompt=True, return_tensors="pt", tokenize=True, return_dict=True
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Prompts and training records: ids and labels of the original, one placeholder per feature, one clear error each."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from llada_v import LladaVConfig, LladaVProcessor
 from llada_v.anyres import Layout
 from llada_v.configuration_llada_v import IGNORE
-from llada_v.processing_llada_v import SYSTEM_PROMPT, image_first
+from llada_v.conversation import CHAT_TEMPLATE, SYSTEM_PROMPT, picture_first, pieces_of
 from llada_v.toyworld.tiny import tiny_config
 
 LABELS = {record["name"]: record for record in golden("labels")}
@@ -82,14 +83,14 @@ def test_prompts_are_those_of_the_original(original, index):
         messages += question(text, images=[SQUARE] * has_picture)
         messages += [{"role": "assistant", "content": gpt}] if gpt else []
     assert original.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) == record["prompt"]
-    encoded = original.apply_chat_template(messages, add_generation_prompt=True)
+    encoded = original.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
     assert folded(encoded["input_ids"][0], original.config) == record["input_ids"]
 
 
 def test_a_prompt_reads_like_the_training_data(processor):
     encoded = processor.encode_record(record_of("<image>\nWhat?", image=SQUARE))
     messages = [*question("What?", [SQUARE]), {"role": "assistant", "content": "Yes."}]
-    prompt = processor.apply_chat_template(messages, return_tensors="pt")
+    prompt = processor.apply_chat_template(messages, return_tensors="pt", tokenize=True, return_dict=True)
     assert torch.equal(prompt["input_ids"][0], encoded["input_ids"])
     assert torch.equal(prompt["pixel_values"], encoded["pixel_values"])
 
@@ -97,7 +98,10 @@ def test_a_prompt_reads_like_the_training_data(processor):
 def test_the_token_behind_a_picture_is_kept_unless_the_original_is_asked_for(processor, original):
     newline, first = processor.encode("\n")[0], processor.encode("What")[0]
     for written, expected in ((processor, [newline, first]), (original, [first])):
-        ids = folded(written.apply_chat_template(question("What?", [SQUARE]))["input_ids"][0], written.config)
+        ids = folded(
+            written.apply_chat_template(question("What?", [SQUARE]), tokenize=True, return_dict=True)["input_ids"][0],
+            written.config,
+        )
         start = ids.index(PLACEHOLDER) + 1
         assert ids[start : start + len(expected)] == expected
 
@@ -118,7 +122,8 @@ def test_the_token_behind_a_picture_is_kept_unless_the_original_is_asked_for(pro
     ],
 )
 def test_a_single_picture_moves_to_the_front_of_its_message(text, expected):
-    assert image_first(text) == expected
+    pieces = picture_first(pieces_of(text, has_pictures=True))
+    assert "".join("<image>" if piece is None else piece for piece in pieces) == expected
 
 
 def test_the_rule_holds_for_each_message_of_a_record(processor):
@@ -157,7 +162,9 @@ def test_a_left_over_of_the_data_is_removed(processor):
 
 def test_one_picture_has_full_resolution(processor, original):
     for written in (processor, original):
-        encoded = written.apply_chat_template(question(images=[SQUARE]), return_tensors="pt")
+        encoded = written.apply_chat_template(
+            question(images=[SQUARE]), return_tensors="pt", tokenize=True, return_dict=True
+        )
         assert count_of(written, encoded["input_ids"]) == 1485
         assert encoded["pixel_values"].shape == (2, 3, 384, 384)
         assert encoded["image_sizes"].tolist() == [[384, 384]]
@@ -167,7 +174,9 @@ def test_one_picture_has_full_resolution(processor, original):
 def test_several_pictures_have_one_tile_each(processor, original):
     pictures = [SQUARE, pattern(500, 100, 1)]
     for written, count, layout in ((processor, 730, Layout.SQUARE), (original, 729, Layout.FLAT)):
-        encoded = written.apply_chat_template(question(images=pictures), return_tensors="pt")
+        encoded = written.apply_chat_template(
+            question(images=pictures), return_tensors="pt", tokenize=True, return_dict=True
+        )
         assert count_of(written, encoded["input_ids"]) == 2 * count
         assert encoded["pixel_values"].shape == (2, 3, 384, 384)
         assert encoded["image_sizes"].tolist() == [[384, 384], [100, 500]]
@@ -186,7 +195,9 @@ def test_a_caption_record_has_one_plain_tile(processor):
 
 
 def test_a_video_has_fourteen_rows_a_frame(processor):
-    encoded = processor.apply_chat_template(question(videos=[FRAMES]), return_tensors="pt")
+    encoded = processor.apply_chat_template(
+        question(videos=[FRAMES]), return_tensors="pt", tokenize=True, return_dict=True
+    )
     assert count_of(processor, encoded["input_ids"]) == 4 * 14 * 15
     assert encoded["pixel_values"].shape == (4, 3, 384, 384)
     assert encoded["image_sizes"].tolist() == [[30, 40]]
@@ -227,9 +238,13 @@ def test_a_finished_prompt_needs_one_mark_a_picture(processor, text, written, gi
 
 
 @pytest.mark.parametrize("given", [0, 1, 2])
-def test_a_mark_written_into_a_message_has_no_picture(processor, given):
-    with pytest.raises(ValueError, match=f"the conversation has {given + 1} <image> for {given} pictures"):
-        processor.apply_chat_template(question("What is <image>?", images=[SQUARE] * given))
+def test_a_mark_written_into_a_message_is_text(processor, given):
+    encoded = processor.apply_chat_template(
+        question("What is <image>?", images=[SQUARE] * given), tokenize=True, return_dict=True
+    )
+    assert "What is <image>?<|eot_id|>" in processor.decode(encoded["input_ids"][0])
+    features = [0, 1485, 2 * 730][given]
+    assert count_of(processor, encoded["input_ids"]) == features
 
 
 def test_a_mark_in_a_record_without_pictures_is_plain_text(processor):
@@ -254,7 +269,7 @@ def test_finished_prompts_take_their_pictures_in_order(processor):
 
 def test_a_finished_prompt_is_written_as_it_is(processor):
     text = processor.apply_chat_template(question(images=[SQUARE]), add_generation_prompt=True, tokenize=False)
-    expected = processor.apply_chat_template(question(images=[SQUARE]), **MASK_NOTHING)
+    expected = processor.apply_chat_template(question(images=[SQUARE]), **MASK_NOTHING, tokenize=True, return_dict=True)
     found = processor(text=text, images=SQUARE, return_tensors="pt")
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
@@ -286,7 +301,9 @@ def test_the_system_prompt_of_training_is_put_in_front_unless_there_is_one(proce
 
 def test_a_string_and_a_list_of_parts_are_the_same_content(processor):
     string, parts = [{"role": "user", "content": "What?"}], question("What?")
-    assert processor.apply_chat_template(string) == processor.apply_chat_template(parts)
+    assert processor.apply_chat_template(string, tokenize=True, return_dict=True) == processor.apply_chat_template(
+        parts, tokenize=True, return_dict=True
+    )
 
 
 def test_an_assistants_turn_is_opened_only_when_asked_for(processor):
@@ -301,29 +318,44 @@ def test_the_last_message_can_be_continued(processor):
     assert processor.apply_chat_template(messages, tokenize=False).endswith("It is<|eot_id|>")
     text = processor.apply_chat_template(messages, tokenize=False, continue_final_message=True)
     assert text.endswith("assistant<|end_header_id|>\n\nIt is")
-    ids = processor.apply_chat_template(messages, continue_final_message=True)["input_ids"][0]
+    ids = processor.apply_chat_template(messages, continue_final_message=True, tokenize=True, return_dict=True)[
+        "input_ids"
+    ][0]
     assert processor.decode(ids) == text
     with pytest.raises(ValueError, match="add_generation_prompt or continue_final_message"):
-        processor.apply_chat_template(messages, add_generation_prompt=True, continue_final_message=True)
+        processor.apply_chat_template(
+            messages, add_generation_prompt=True, continue_final_message=True, tokenize=True, return_dict=True
+        )
 
 
 def test_ids_decode_to_the_text_that_tokenize_false_returns(processor):
     text = processor.apply_chat_template(question(), add_generation_prompt=True, tokenize=False)
     assert (
-        processor.decode(processor.apply_chat_template(question(), add_generation_prompt=True)["input_ids"][0]) == text
+        processor.decode(
+            processor.apply_chat_template(question(), add_generation_prompt=True, tokenize=True, return_dict=True)[
+                "input_ids"
+            ][0]
+        )
+        == text
     )
 
 
 def test_input_ids_alone_can_be_had(processor):
-    whole = processor.apply_chat_template(question(), **MASK_NOTHING)
-    assert torch.equal(processor.apply_chat_template(question(), **MASK_NOTHING, return_dict=False), whole["input_ids"])
+    whole = processor.apply_chat_template(question(), **MASK_NOTHING, tokenize=True, return_dict=True)
+    assert torch.equal(
+        processor.apply_chat_template(question(), **MASK_NOTHING, return_dict=False, tokenize=True), whole["input_ids"]
+    )
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_batch_is_its_rows_with_filler_on_one_side(processor, side):
     conversations = [question("A long question it is?", [SQUARE]), question("What?"), question(images=[SQUARE, SQUARE])]
-    batch = processor.apply_chat_template(conversations, **MASK_NOTHING, padding_side=side)
-    alone = [processor.apply_chat_template(one, **MASK_NOTHING) for one in conversations]
+    batch = processor.apply_chat_template(
+        conversations, **MASK_NOTHING, padding_side=side, tokenize=True, return_dict=True
+    )
+    alone = [
+        processor.apply_chat_template(one, **MASK_NOTHING, tokenize=True, return_dict=True) for one in conversations
+    ]
     longest = max(one["input_ids"].shape[1] for one in alone)
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, longest)
     for row, mask, one in zip(batch["input_ids"], batch["attention_mask"], alone, strict=True):
@@ -336,7 +368,9 @@ def test_a_batch_is_its_rows_with_filler_on_one_side(processor, side):
 
 
 def test_prompts_are_padded_on_the_left_by_default(processor):
-    batch = processor.apply_chat_template([question("A long question?"), question("What?")])
+    batch = processor.apply_chat_template(
+        [question("A long question?"), question("What?")], tokenize=True, return_dict=True
+    )
     assert batch["attention_mask"][1][0] == 0 and batch["attention_mask"][1][-1] == 1
 
 
@@ -347,12 +381,16 @@ def test_a_batch_of_texts_is_a_list(processor):
 
 def test_unequal_rows_need_padding(processor):
     with pytest.raises(ValueError, match="differ in length; padding=True makes a batch"):
-        processor.apply_chat_template([question("A long question?"), question("What?")], padding=False)
+        processor.apply_chat_template(
+            [question("A long question?"), question("What?")], padding=False, tokenize=True, return_tensors="pt"
+        )
 
 
 def test_padding_can_come_in_processor_kwargs_which_stay_as_they_are(processor):
     options = {"padding_side": "right", "padding": True}
-    batch = processor.apply_chat_template([question("Long question?"), question("A?")], processor_kwargs=options)
+    batch = processor.apply_chat_template(
+        [question("Long question?"), question("A?")], processor_kwargs=options, tokenize=True, return_dict=True
+    )
     assert batch["attention_mask"][1][0] == 1
     assert options == {"padding_side": "right", "padding": True}
 
@@ -361,55 +399,67 @@ def test_padding_can_come_in_processor_kwargs_which_stay_as_they_are(processor):
 
 
 def test_an_unknown_processor_option_is_named(processor):
-    with pytest.raises(TypeError, match="unknown processor options: size, truncation"):
-        processor.apply_chat_template(question(), processor_kwargs={"truncation": True, "size": 3, "padding": True})
+    with pytest.raises(TypeError, match="unknown processor options: sise, truncate"):
+        processor.apply_chat_template(
+            question(),
+            processor_kwargs={"truncate": True, "sise": 3, "padding": True},
+            tokenize=True,
+            return_dict=True,
+        )
 
 
 @pytest.mark.parametrize("content", ["", "  \n", [], [{"type": "image", "image": SQUARE}]])
 def test_an_empty_question_is_refused(processor, content):
     with pytest.raises(ValueError, match="the question is empty"):
-        processor.apply_chat_template([{"role": "user", "content": content}])
+        processor.apply_chat_template([{"role": "user", "content": content}], tokenize=True, return_dict=True)
 
 
 @pytest.mark.parametrize("conversation", [[], [[]]])
 def test_an_empty_conversation_is_refused(processor, conversation):
     with pytest.raises(ValueError, match="the conversation is empty"):
-        processor.apply_chat_template(conversation)
+        processor.apply_chat_template(conversation, tokenize=True, return_dict=True)
 
 
 @pytest.mark.parametrize("message", [{"role": "tool", "content": "a"}, {"from": "human", "value": "a"}])
 def test_an_unknown_role_is_refused(processor, message):
     with pytest.raises(ValueError, match="it may be system, user or assistant"):
-        processor.apply_chat_template([*question(), message])
+        processor.apply_chat_template([*question(), message], tokenize=True, return_dict=True)
 
 
 def test_content_that_is_no_text_is_refused(processor):
     with pytest.raises(ValueError, match="a message has content None; it may be a string or a list of parts"):
-        processor.apply_chat_template([{"role": "user", "content": None}])
+        processor.apply_chat_template([{"role": "user", "content": None}], tokenize=True, return_dict=True)
 
 
 def test_an_unknown_part_is_refused(processor):
-    with pytest.raises(ValueError, match="a message part has type 'audio'; it may be text, image or video"):
-        processor.apply_chat_template([{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}]}])
+    with pytest.raises(ValueError, match="a message part has type 'audio'; it may be text, image, image_url"):
+        processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}]}], tokenize=True, return_dict=True
+        )
     with pytest.raises(ValueError, match="a message part of type image has no 'image'"):
-        processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}])
+        processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "image"}]}], tokenize=True, return_dict=True
+        )
 
 
 def test_a_part_may_name_its_file_by_path(processor, tmp_path):
     SQUARE.save(tmp_path / "a.png")
     content = [{"type": "image", "path": str(tmp_path / "a.png")}, {"type": "text", "text": "What?"}]
-    found = processor.apply_chat_template([{"role": "user", "content": content}])
-    assert found["input_ids"] == processor.apply_chat_template(question(images=[SQUARE]))["input_ids"]
+    found = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=True, return_dict=True)
+    assert (
+        found["input_ids"]
+        == processor.apply_chat_template(question(images=[SQUARE]), tokenize=True, return_dict=True)["input_ids"]
+    )
 
 
 def test_images_and_videos_do_not_mix(processor):
     with pytest.raises(ValueError, match="has 1 images and 1 videos"):
-        processor.apply_chat_template(question(images=[SQUARE], videos=[FRAMES]))
+        processor.apply_chat_template(question(images=[SQUARE], videos=[FRAMES]), tokenize=True, return_dict=True)
 
 
 def test_an_unknown_padding_side_is_refused(processor):
     with pytest.raises(ValueError, match="padding_side is 'top'; choose left or right"):
-        processor.apply_chat_template(question(), padding_side="top")
+        processor.apply_chat_template(question(), padding_side="top", tokenize=True, return_dict=True)
 
 
 # Wrong records
@@ -476,15 +526,38 @@ def test_a_saved_processor_reads_back_the_same(tiny_processor, tmp_path, reprodu
     saved.save_pretrained(tmp_path)
     read = LladaVProcessor.from_pretrained(tmp_path)
     assert read.to_dict() == saved.to_dict() and read.reproduce_original == reproduce_original
-    assert read.config.to_dict() == config.to_dict()
-    assert read.apply_chat_template(question())["input_ids"] == saved.apply_chat_template(question())["input_ids"]
+    assert read.config.special_token_ids() == config.special_token_ids() and read.config.video_newline == "frame"
+    assert (
+        read.apply_chat_template(question(), tokenize=True, return_dict=True)["input_ids"]
+        == saved.apply_chat_template(question(), tokenize=True, return_dict=True)["input_ids"]
+    )
     other = LladaVProcessor.from_pretrained(tmp_path, reproduce_original=not reproduce_original)
     assert other.reproduce_original != reproduce_original
 
 
 def test_a_saved_processor_file_is_plain_json(tiny_folder):
     saved = json.loads((tiny_folder / "processor_config.json").read_text())
-    assert saved["processor_class"] == "LladaVProcessor" and saved["config"]["model_type"] == "llada_v"
+    assert saved["processor_class"] == "LladaVProcessor"
+    assert saved["image_processor"]["image_processor_type"] == "LladaVImageProcessor"
+    assert saved["video_processor"]["video_processor_type"] == "LladaVVideoProcessor"
+    assert "config" not in saved and (tiny_folder / "chat_template.jinja").read_text() == CHAT_TEMPLATE
+
+
+def test_a_folder_of_earlier_days_reads_as_before(tiny_folder, tiny_processor, tmp_path):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_folder / name, tmp_path)
+    earlier = {"processor_class": "LladaVProcessor", "config": tiny_processor.config.to_diff_dict()}
+    (tmp_path / "processor_config.json").write_text(json.dumps(earlier))
+    assert LladaVProcessor.from_pretrained(tmp_path).to_dict() == tiny_processor.to_dict()
+
+
+@pytest.mark.parametrize("name, value", [("max_tile_features", 9), ("video_newline", "frame")])
+def test_a_config_that_was_edited_alone_is_named(tiny_folder, tmp_path, name, value):
+    shutil.copytree(tiny_folder, tmp_path / "edited")
+    file = tmp_path / "edited" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
+    with pytest.raises(ValueError, match=f"has {name.removeprefix('video_')} .* the model's config says {value}"):
+        LladaVProcessor.from_pretrained(tmp_path / "edited")
 
 
 def test_a_folder_without_tokenizer_files_is_said_so(tiny_folder, tmp_path):

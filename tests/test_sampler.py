@@ -268,7 +268,7 @@ def prompt(processor, questions, side="left"):
         for text, images in questions
     ]
     options = dict(add_generation_prompt=True, return_tensors="pt", padding_side=side)
-    return processor.apply_chat_template(conversations, **options)
+    return processor.apply_chat_template(conversations, **options, tokenize=True, return_dict=True)
 
 
 @pytest.fixture(scope="module")
@@ -426,7 +426,7 @@ def test_pictures_that_do_not_fit_the_placeholders_are_refused(tiny_model, tiny_
 
 
 def test_a_mask_token_in_the_prompt_stays_and_is_not_filled(tiny_model, tiny_processor):
-    inputs = prompt(tiny_processor, [("A <|mdm_mask|> here?", [])])
+    inputs = tiny_processor(text="A <|mdm_mask|> here?", return_tensors="pt")
     assert tiny_model.config.mask_token_id in inputs["input_ids"][0]
     output = answer(tiny_model, inputs, gen_length=2, steps=2)
     assert torch.equal(output.sequences[:, :-2], inputs["input_ids"])
@@ -530,7 +530,9 @@ def test_pictures_are_encoded_once_for_an_answer(tiny_model, tiny_processor, que
 def test_a_grey_picture_and_a_video_are_answered(tiny_model, tiny_processor):
     frames = [Image.fromarray(np.full((40, 60, 3), level, np.uint8)) for level in (0, 120, 250)]
     messages = [{"role": "user", "content": [{"type": "video", "video": frames}, {"type": "text", "text": "What?"}]}]
-    inputs = tiny_processor.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
+    inputs = tiny_processor.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", tokenize=True, return_dict=True
+    )
     assert len(answer(tiny_model, inputs).answers[0]) == 8
 
 

@@ -548,7 +548,7 @@ def test_patch_labels_name_what_the_patch_centres_show(tiny_processor):
             for index, (shown, painted, _) in enumerate(patch_labels(scene, view, config)):
                 if WHAT[shown] == "square":
                     row, column = divmod(index, config.tile_side)
-                    pixel = (tile[:, 12 * row + 6, 12 * column + 6] * 0.5 + 0.5) * 255
+                    pixel = tile[:, 12 * row + 6, 12 * column + 6].float()
                     distance = (pixel - torch.tensor(COLORS[COLOR[painted]])).abs().max()
                     right, asked = right + bool(distance < 60), asked + 1
     # A square's box is a little larger than the square: centres near its edge (about a fifth) may show the background.

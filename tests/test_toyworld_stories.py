@@ -168,7 +168,9 @@ def test_heldout_stories_are_asked_as_messages_the_processor_takes(tiny_processo
     items = heldout_questions(6, seed=3, families=("compare", "motion", "reasoning"))
     assert [question.family for _, question, _ in items] == ["compare", "motion", "reasoning"] * 2
     messages = [[message_of(visual, question)] for visual, question, _ in items]
-    inputs = tiny_processor.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
+    inputs = tiny_processor.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", tokenize=True, return_dict=True
+    )
     # Two pictures, four frames, one picture; twice.
     assert [int(tiles > 0) for _, tiles in inputs["image_layouts"].tolist()] == [1] * 8
     assert sorted(tiles for layout, tiles in inputs["image_layouts"].tolist() if layout == 3) == [4, 4]

@@ -11,10 +11,10 @@ import torch
 
 from ..anyres import Layout, num_features, num_tiles
 from ..configuration_llada_v import LladaVConfig
+from ..conversation import user_message
 from ..data.sources import Entry, parsed, read_entries
 from ..images import open_picture
-from ..messages import user_message
-from ..processing_llada_v import PICTURE_INPUTS
+from ..sequence import PICTURE_INPUTS
 from ..toyworld.records import heldout_questions
 
 RECORD = '{"image": "a.png", "question": "How many?", "answer": "3"}'
@@ -95,7 +95,9 @@ def question_batches(processor, items: Sequence[Item], size: int, device: torch.
     for start in range(0, len(items), size):
         part = items[start : start + size]
         conversations = [[user_message(item.question, item.images)] for item in part]
-        inputs = processor.apply_chat_template(conversations, add_generation_prompt=True, return_tensors="pt")
+        inputs = processor.apply_chat_template(
+            conversations, add_generation_prompt=True, return_tensors="pt", tokenize=True, return_dict=True
+        )
         inputs = dict(inputs.to(device))
         pictures = {name: inputs.pop(name) for name in PICTURE_INPUTS if name in inputs}
         yield Batch(inputs, pictures, part)

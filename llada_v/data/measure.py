@@ -16,10 +16,12 @@ from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
 from ..anyres import Layout, num_features
+from ..conversation import list_of, turns_of
+from ..image_processing_llada_v import LAYOUTS
 from ..images import load_image, open_picture
-from ..messages import list_of
 from ..processes import calm_worker
-from ..processing_llada_v import LladaVProcessor, Visual, turns_of
+from ..processing_llada_v import LladaVProcessor
+from ..sequence import Visual
 from ..video import count_frames, frames_at_fps, load_frames
 from .index import fingerprint, make_once
 from .records import BadRecord, Records
@@ -88,10 +90,8 @@ class Measurer(TorchDataset):
 
     def count_tokens(self, texts: list[str]) -> list[int]:
         """Tokens of each text as `LladaVProcessor.encode` makes them, in half its time: ids alone, no offsets."""
-        tokenizer = self.processor.tokenizer.backend_tokenizer
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return [len(encoded) for encoded in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        words = self.processor.words
+        return [len(encoded) for encoded in words.encode_batch_fast(texts, add_special_tokens=False)]
 
     def parts_of(self, record: dict) -> tuple[int, int, list[str]]:
         """A record's modality, its features, and the pieces of text between them, as `encode_record` writes them."""
@@ -109,7 +109,7 @@ class Measurer(TorchDataset):
     def picture(self, source, count: int) -> Visual:
         """One of `count` pictures without its tiles."""
         image = load_image(source) if self.decode else open_picture(source)[0]
-        layout, _ = self.processor.layout_of(count, self.encoding.style)
+        layout, _ = LAYOUTS[self.processor.layout_of(count, self.encoding.style)]
         size = (image.height, image.width)
         return Visual(NO_TILES, size, layout, num_features(layout, *size, self.processor.config))
 

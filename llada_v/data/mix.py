@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from ..messages import NO_THINK, THINK
+from ..conversation import NO_THINK, THINK
 from .sources import parsed, read_entries
 from .writing import write_array
 

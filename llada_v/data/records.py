@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..messages import list_of
+from ..conversation import list_of
 from .index import RecordIndex, open_index
 from .mixture import Source, list_sources
 from .sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Blob, parsed

@@ -6,8 +6,7 @@ Checked against the description of its rows alone: "conversations", and "image" 
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..messages import list_of
-from ..processing_llada_v import turns_of
+from ..conversation import list_of, turns_of
 from .sources import line_entries, parsed
 from .writing import write_array
 

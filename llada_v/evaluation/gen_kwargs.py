@@ -69,7 +69,7 @@ def settings_of(gen_kwargs: dict, processor: LladaVProcessor, default_length: in
     eot = [processor.config.eot_token_id]
     sampler = SamplerConfig(**sampling, suffix_token_ids=suffix, stop_token_ids=[eot], stop_strings=until)
     if processor.reproduce_original:  # which looks for the ids of its stops, and leaves the text as it is
-        stops = stops_of([eot, *map(processor.encode, until)], sampler.canvas_length)
+        stops = stops_of([eot, *map(processor.encode_finished, until)], sampler.canvas_length)
         sampler = replace(sampler, stop_token_ids=stops, stop_strings=None)
     return Settings(sampler, gen_kwargs.get("think_mode"))
 

@@ -22,7 +22,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from ..answering import DEMO_MODEL, load
-from ..processing_llada_v import Sequence
+from ..sequence import Sequence
 from .gen_kwargs import Settings, settings_of
 from .likelihood import are_greedy, log_likelihoods
 from .prompts import chat_prompt, messages_of, original_prompt

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..messages import NO_THINK, THINK
-from ..processing_llada_v import IMAGE, SYSTEM_PROMPT, LladaVProcessor, Sequence
+from ..conversation import IMAGE, NO_THINK, SYSTEM_PROMPT, THINK, check_count, pieces_of, read_messages
+from ..processing_llada_v import LladaVProcessor
+from ..sequence import Sequence
 
 THINK_MODES = {"think": THINK, "no_think": NO_THINK}
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
@@ -56,9 +57,9 @@ def chat_prompt(processor: LladaVProcessor, messages: list[dict], think_mode: st
     asked = [message for message in conversation if message["role"] == "user"]
     if think_mode and asked:
         asked[-1]["content"].append({"type": "text", "text": THINK_MODES[think_mode]})
-    turns, images, videos = processor.read_messages(conversation)
+    turns, images, videos = read_messages(conversation)
     visuals = processor.visuals_of(images) + processor.visuals_of(videos, is_video=True)
-    return processor.sequence([*turns, ("assistant", "")], visuals, is_open=True)
+    return processor.sequence([*turns, ("assistant", [])], visuals, is_open=True)
 
 
 def part_of(part: dict) -> dict:
@@ -102,8 +103,8 @@ def original_prompt(processor: LladaVProcessor, context: str, visuals: list, thi
     videos = [visual for visual in visuals if kind_of(visual) == "video"]
     if images and videos:
         raise ValueError(f"the question has {len(images)} images and {len(videos)} videos; one kind at a time")
-    turns = [("system", SYSTEM_PROMPT), ("user", question.strip())]
-    if visuals:
-        processor.check_count([question], visuals, "the question")
+    pieces = pieces_of(question, bool(visuals))
+    check_count(pieces, visuals, "the question")
+    turns = [("system", [SYSTEM_PROMPT]), ("user", pieces)]
     prepared = processor.visuals_of(images) + processor.visuals_of(videos, is_video=True)
-    return processor.sequence([*turns, ("assistant", "")], prepared, is_open=True)
+    return processor.sequence([*turns, ("assistant", [])], prepared, is_open=True)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..messages import list_of
+from ..conversation import list_of
 from ..shipped import shipped
 from ..toyworld import FAMILIES, heldout_questions
 from ..toyworld.judge import Verdict

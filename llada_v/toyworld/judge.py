@@ -53,7 +53,9 @@ def judge(
     for start in range(0, count, batch_size):
         batch = items[start : start + batch_size]
         prompts = [[message_of(visual, question)] for visual, question, _ in batch]
-        inputs = processor.apply_chat_template(prompts, add_generation_prompt=True, return_tensors="pt")
+        inputs = processor.apply_chat_template(
+            prompts, add_generation_prompt=True, return_tensors="pt", tokenize=True, return_dict=True
+        )
         output = model.generate(**inputs.to(model.device), sampler=sampler, return_dict_in_generate=True)
         for (_, question, id), ids in zip(batch, output.answers, strict=True):
             found = processor.decode(ids, skip_special_tokens=True)

@@ -4,7 +4,7 @@ The question ends with ` /think` or ` /no_think`, as in the reasoning stage's da
 reckons with it, and the answer comes last, behind "Answer:".
 """
 
-from ..messages import NO_THINK, THINK
+from ..conversation import NO_THINK, THINK
 from .questions import Question, count_of, plural
 from .scenes import SHAPES
 

@@ -9,7 +9,7 @@ import random
 import tempfile
 from pathlib import Path
 
-from ..messages import list_of, user_message
+from ..conversation import list_of, user_message
 from . import clips
 from .found import FOUND
 from .questions import FAMILIES

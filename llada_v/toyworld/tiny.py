@@ -12,8 +12,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from ..configuration_llada_v import LladaVConfig
+from ..conversation import SYSTEM_PROMPT, TOKENS
 from ..modeling_llada_v import LladaVForConditionalGeneration
-from ..processing_llada_v import SYSTEM_PROMPT, TOKENS, LladaVProcessor
+from ..processing_llada_v import LladaVProcessor
 from .found import ICONS, Found
 from .questions import DONT_KNOW, a, dense_caption, questions_about
 from .scenes import Scene, make_scene
