@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from ..configuration_llada_v import IGNORE
 from ..data.measure import UNKNOWN, Encoding, Measurer, Measures, check_length
 from ..data.records import BadRecord, Records
-from ..processing_llada_v import PICTURE_INPUTS, LladaVProcessor
+from ..processing_llada_v import LladaVProcessor
+from ..sequence import PICTURE_INPUTS
 from .dialogue import fill_answers
 from .recipe import Recipe
 
