@@ -16,6 +16,7 @@ import pytest
 import torch
 from runs import ROOT, changes_for, largest_difference, losses, small_recipe, weights, words
 
+from llada_v.training import output as output_module
 from llada_v.training import saving
 from llada_v.training.output import check_data, check_output, held, write_origin
 from llada_v.training.recipe import load_recipe
@@ -239,6 +240,31 @@ def test_a_disk_too_small_for_a_checkpoint_is_refused_before_the_first_step(reci
     monkeypatch.setattr(saving.shutil, "disk_usage", lambda folder: usage(30_000_000))
     # 3.8 million weights and two moments of each, in float32
     with pytest.raises(OSError, match="has 0.0 GB free, one checkpoint takes about 0.0 GB; free space"):
+        train(recipe)
+
+
+def test_a_log_that_cannot_be_written_is_told_once_and_ends_nothing(recipe, monkeypatch, caplog):
+    def failing(handler, record):
+        try:
+            full_disk()
+        except OSError:
+            handler.handleError(record)
+
+    monkeypatch.setattr(output_module.LogFile, "emit", failing)
+    output = train(replace(recipe, max_steps=1, save_steps=0))
+    assert (output / "model.safetensors").is_file()
+    assert caplog.text.count("train.log cannot be written: [Errno 28] No space left on device") == 1
+
+
+def test_a_disk_that_is_full_everywhere_still_ends_with_what_to_do(recipe, monkeypatch):
+    note = LladaVTrainer.note
+
+    def noted(trainer, status, *why):
+        full_disk() if status == "failed" else note(trainer, status, *why)
+
+    monkeypatch.setattr(LladaVTrainer, "note", noted)
+    at_call(monkeypatch, "compute_loss", 3, full_disk)
+    with pytest.raises(OSError, match="the disk of .*run is full; free space"):
         train(recipe)
 
 

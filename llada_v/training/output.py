@@ -193,13 +193,21 @@ def write_whole(file: Path, text: str) -> None:
     os.replace(draft, file)
 
 
+class LogFile(logging.FileHandler):
+    """A log that tells once that it cannot be written, as on a full disk, and leaves the run alone."""
+
+    def handleError(self, record):
+        logging.getLogger().removeHandler(self)
+        log.warning("%s cannot be written: %s", self.baseFilename, sys.exc_info()[1])
+
+
 @contextmanager
 def log_file(output: str | Path, rank: int) -> Iterator[None]:
     """Write what is logged into the output folder too, and the traceback of an error that ends the run.
 
     All processes write into one file, lines of other processes than the first with their numbers.
     """
-    handler = logging.FileHandler(Path(output) / LOG, encoding="utf-8", delay=True)
+    handler = LogFile(Path(output) / LOG, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter(f"%(asctime)s {f'[{rank}] ' if rank else ''}%(message)s"))
     root, package = logging.getLogger(), logging.getLogger(__name__.partition(".")[0])
     root.addHandler(handler)

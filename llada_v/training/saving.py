@@ -131,9 +131,8 @@ def check_space(output: str | Path, num_bytes: int) -> None:
     free = shutil.disk_usage(output).free
     if free < num_bytes:
         raise OSError(
-            errno.ENOSPC,
             f"the disk of {output} has {free / 1e9:.1f} GB free, one checkpoint takes about {num_bytes / 1e9:.1f} GB; "
-            "free space or choose another output",
+            "free space or choose another output"
         )
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from .output import check_data, check_output, check_shared, held, log_file, writ
 from .plan import check_settings
 from .recipe import Recipe
 from .records import Collator, RecordDataset
-from .saving import check_space
+from .saving import check_space, disk_errors
 from .stop import Stopped, StopPolitely
 from .trainer import LladaVTrainer, training_arguments
 
@@ -38,7 +38,8 @@ def train(recipe: Recipe) -> Path:
     transformers.utils.logging.disable_progress_bar()
     check_settings(recipe, num_devices())
     check_output(recipe)
-    with StopPolitely() as stop, nullcontext() if rank else held(output), log_file(output, rank):
+    holding = nullcontext() if rank else held(output)
+    with StopPolitely() as stop, holding, log_file(output, rank), disk_errors(output):
         processor = LladaVProcessor.from_pretrained(recipe.model)
         dataset = RecordDataset(recipe, processor)
         if len(dataset) < recipe.global_batch_size:
@@ -64,7 +65,8 @@ def train(recipe: Recipe) -> Path:
             if not stop.has_stopped:
                 trainer.finish()
         except Exception as error:
-            trainer.note("failed", f"{type(error).__name__}: {error}")
+            with suppress(OSError):  # the disk may be what failed
+                trainer.note("failed", f"{type(error).__name__}: {error}")
             raise
         trainer.note("stopped" if stop.has_stopped else "finished", stop.why)
         if stop.has_stopped:

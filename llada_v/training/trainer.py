@@ -23,7 +23,7 @@ from .output import note_run
 from .plan import check_settings, checkpoint_bytes, part_of_group
 from .progress import Meter, ProgressLines, Work, memory_gib, training_flops
 from .recipe import Recipe
-from .saving import WRITING, clear_writing, disk_errors, publish_checkpoint, publish_model, whole_checkpoint
+from .saving import WRITING, clear_writing, publish_checkpoint, publish_model, whole_checkpoint
 from .stop import StopPolitely
 from .zero import forget_gathered, gather, join_deepspeed, offloads, scattered_over
 
@@ -199,13 +199,12 @@ class LladaVTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial):
         """A checkpoint under its name once it is whole; until then under another one that nothing resumes from."""
-        with disk_errors(self.output):
-            self.start_writing()
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.is_world_process_zero():
-                folder = self.writing / f"checkpoint-{self.state.global_step}"
-                publish_checkpoint(folder, self.output, self.recipe.save_total)
+        self.start_writing()
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            folder = self.writing / f"checkpoint-{self.state.global_step}"
+            publish_checkpoint(folder, self.output, self.recipe.save_total)
         self.writing = None
         self.accelerator.wait_for_everyone()
 
@@ -269,12 +268,11 @@ class LladaVTrainer(Trainer):
                 f"{taken} optimizer steps were taken, of {planned} that epochs {self.recipe.epochs:g} and max_steps "
                 f"{self.recipe.max_steps} make: there is no finished model"
             )
-        with disk_errors(self.output):
-            self.start_writing()
-            self.save_model(str(self.writing / "finished"))
-            self.accelerator.wait_for_everyone()
-            if self.is_world_process_zero():
-                publish_model(self.writing / "finished", self.output)
+        self.start_writing()
+        self.save_model(str(self.writing / "finished"))
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            publish_model(self.writing / "finished", self.output)
         self.writing = None
         self.accelerator.wait_for_everyone()
 
