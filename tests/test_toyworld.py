@@ -316,13 +316,9 @@ def test_more_rounds_ask_more_about_the_same_pictures():
     once, more = (list(generate_records("train", 20, seed=7, rounds=rounds, **wanted)) for rounds in (1, 4))
     assert [r["image"].tobytes() for r in once] == [r["image"].tobytes() for r in more]
     assert max(len(r["conversations"]) for r in once) == 2 * 2
-    assert min(len(r["conversations"]) for r in more) >= 2 * 2  # a lone thing is asked about once a round
-    assert max(len(r["conversations"]) for r in more) == 2 * 6
-    for record in more:
-        asked = [turn["value"].removeprefix("<image>\n") for turn in record["conversations"][::2]]
-        assert len(set(asked)) == len(asked)
+    assert {len(r["conversations"]) for r in more} == {2 * 4, 2 * 6}  # a lone thing is asked about once a round
     answers = [turn["value"] for r in more for turn in r["conversations"][1::2]]
-    assert set(answers) == {"yes", "no"}
+    assert 0.35 < answers.count("yes") / len(answers) < 0.65
 
 
 def test_only_the_families_that_are_wanted_are_asked():

@@ -128,7 +128,7 @@ def test_sums_without_a_picture_are_right(tmp_path):
             told = "/think" in question
             assert answer == (f"{a} {sign} {b}. Answer: {result}" if told else str(result)) and result > 0
             asked[sign, told] += 1
-    assert sum(asked.values()) > 220 and min(asked.values()) > 10 and len(asked) == 4
+    assert sum(asked.values()) == 240 and min(asked.values()) > 10 and len(asked) == 4
 
 
 def test_the_final_answer_stands_behind_the_mark():
@@ -184,22 +184,16 @@ def test_a_thought_does_not_count_only_the_final_answer():
     assert not verdict("red 3, blue 4. 3 + 4. Answer: 8").is_right
 
 
-@pytest.mark.parametrize("style", ["pairs", "clips", "reasoning"])
-def test_stories_ask_as_often_as_wanted(style):
-    once, more = (list(generate_records("train", 12, 4, style, rounds=n)) for n in (1, 5))
-    assert sum(len(r["conversations"]) for r in more) > 1.2 * sum(len(r["conversations"]) for r in once)
-
-
 @pytest.mark.parametrize("style", ["instruct", "pairs", "clips", "reasoning"])
 def test_what_is_told_is_asked_about_as_if_it_were_shown(style):
-    shown = list(generate_records("train", 12, 4, style, lists=style in ("pairs", "clips"), max_turns=20))
-    told = list(generate_records("train", 12, 4, style, lists=style in ("pairs", "clips"), max_turns=20, told=True))
+    shown = list(generate_records("train", 12, 4, style, max_turns=20))
+    told = list(generate_records("train", 12, 4, style, max_turns=20, told=True))
     for record, twin in zip(shown, told, strict=True):
         assert not {"image", "video"} & set(twin)
         seen = {turn["value"].partition("\n")[0] for turn in twin["conversations"][::2]}
         assert len(seen) == 1  # the same in every question
         lists = [a["value"] for q, a in pairwise_turns(record) if "everything" in q["value"]]
-        assert sorted(seen.pop().removesuffix(".").split("; ")) == sorted(lists) or style == "reasoning"
+        assert sorted(seen.pop().removesuffix(".").split("; ")) == sorted(lists)
         for (question, answer), (asked, answered) in zip(pairwise_turns(record), pairwise_turns(twin), strict=True):
             assert question["value"].rpartition("\n")[2] == asked["value"].partition("\n")[2]
             assert answer == answered
@@ -215,7 +209,7 @@ def test_pairs_and_thoughts_are_about_pictures_as_simple_as_wanted():
     asked = " ".join(turn["value"] for r in pairs_of_one for turn in r["conversations"])
     assert "Which picture shows" in asked and "more objects" not in asked and "fewer objects" not in asked
     charts = list(generate_records("train", 10, 5, "reasoning", kinds=("chart",)))
-    assert all(" bar" in r["conversations"][0]["value"] for r in charts)
+    assert all(any(" bar" in turn["value"] for turn in r["conversations"]) for r in charts)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +218,7 @@ def test_pairs_and_thoughts_are_about_pictures_as_simple_as_wanted():
 )
 def test_everything_in_two_pictures_or_at_both_ends_of_a_clip_can_be_asked_for(style, places):
     first_asked = Counter()
-    for record in generate_records("train", 40, 6, style, lists=True, max_turns=9):
+    for record in generate_records("train", 40, 6, style, max_turns=20):
         turns = [turn["value"].removeprefix("<image>").strip() for turn in record["conversations"]]
         turns[0] = turns[0].rpartition("<image>")[2].strip()
         lists = {asked: answer for asked, answer in zip(turns[::2], turns[1::2], strict=True) if "everything" in asked}
@@ -253,7 +247,6 @@ def test_a_clip_s_lists_say_where_it_moves():
         ("caption", {"rounds": 2}),
         ("pairs", {"kinds": ("shapes",)}),
         ("clips", {"max_things": 1}),
-        ("reasoning", {"lists": True}),
         ("reasoning", {"families": ("count",)}),
     ],
 )

@@ -25,8 +25,7 @@ def generate_records(split, count, seed, style="caption", **wanted):
 
     Styles: "caption" gives one turn with the dense caption; the others several questions: "instruct" shuffled ones
     about one picture, the request for the dense caption among them; "pairs" about two pictures; "clips" about a video,
-    a list of frames; "reasoning" such whose answer starts with a thought; "numbers" sums without a picture, one a
-    round.
+    a list of frames; "reasoning" such whose answer starts with a thought; "numbers" sums without a picture.
 
     wanted: fields of `Wanted`.
     Raises ValueError, before the first record, for an unknown split or style, a negative count, or a wish that the

@@ -20,10 +20,10 @@ ALL_FAMILIES = (*FAMILIES, *FURTHER.values(), *FOUND)
 
 WISHES = {
     "caption": ("max_things", "kinds"),
-    "instruct": ("max_things", "kinds", "families", "rounds", "told"),
-    "pairs": ("max_things", "rounds", "lists", "told"),
-    "clips": ("rounds", "lists", "told"),
-    "reasoning": ("max_things", "kinds", "rounds", "told"),
+    "instruct": ("max_things", "kinds", "families", "told", "rounds"),
+    "pairs": ("max_things", "told", "rounds"),
+    "clips": ("told", "rounds"),
+    "reasoning": ("max_things", "kinds", "told", "rounds"),
     "numbers": ("rounds",),
 }
 """What can be wanted of the records of each style, besides `max_turns`."""
@@ -48,11 +48,9 @@ class Wanted:
     kinds: Sequence[str] | None = None
     """Only pictures of these kinds, some of ALL_KINDS, equally often."""
     families: Sequence[str] | None = None
-    """Only questions of these families, some of FAMILIES and FOUND; None: all, and the dense caption."""
+    """Only questions of these families, some of FAMILIES and FOUND; None: all, and `Story.lists`."""
     rounds: int = 1
     """How often questions are drawn about one picture, so that more can be asked, and some twice."""
-    lists: bool = False
-    """Whether the dense captions of both pictures, or of the first and the last frame, are asked for too."""
     told: bool = False
     """Whether each question tells in words, by the dense captions, what is to be seen, and nothing is shown."""
 
@@ -88,8 +86,10 @@ def story_of(style: str, split: str, rng, wanted: Wanted) -> tuple[dict, list[Qu
     Raises ValueError where what is wanted can never be asked.
     """
     story, questions = askable(style, split, rng, wanted)
-    if wanted.lists or style == "instruct" and wanted.families is None:
+    if wanted.families is None:
         questions += story.lists
+    for _ in range(1, wanted.rounds):
+        questions += story.ask()
     rng.shuffle(questions)
     questions = questions[: wanted.max_turns]
     if wanted.told:
@@ -99,10 +99,10 @@ def story_of(style: str, split: str, rng, wanted: Wanted) -> tuple[dict, list[Qu
 
 
 def askable(style: str, split: str, rng, wanted: Wanted) -> tuple[Story, list[Question]]:
-    """The next story with questions that are wanted, and these, each once. Raises ValueError where there is none."""
+    """The next story with questions that are wanted, and some of these. Raises ValueError where there is none."""
     for _ in range(MOST_SCENES):
         story = MAKERS[style](split, rng, wanted)
-        questions = list(dict.fromkeys(question for _ in range(wanted.rounds) for question in story.ask()))
+        questions = story.ask()
         if questions:
             return story, questions
     raise ValueError(
