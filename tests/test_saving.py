@@ -157,7 +157,7 @@ def test_max_steps_take_the_place_of_epochs(recipe):
     history = json.loads((output / "checkpoint-5" / "trainer_state.json").read_text())
     rates = [entry["learning_rate"] for entry in history["log_history"] if "loss" in entry]
     assert len(rates) == 5 and rates[-1] < 0.2 * max(rates)  # the cosine ends there
-    with pytest.raises(ValueError, match="max_steps is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match="max_steps is 0; it must be a whole number from 1 to"):
         replace(recipe, max_steps=0)
 
 

@@ -8,7 +8,9 @@ import pytest
 import llada_v
 from llada_v.cli import VERBS
 from llada_v.configuration_llada_v import ROPE_INV_FREQ
+from llada_v.fields import rules_of
 from llada_v.shipped import ROOT
+from llada_v.training.recipe import Recipe
 
 HEAVY = (
     *("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate", "datasets"),
@@ -98,6 +100,4 @@ def test_a_pipeline_knows_the_folder_once_the_package_is_imported(tiny_folder):
 
 
 def test_the_recipe_knows_the_rotary_frequencies_of_the_config():
-    from llada_v.training.recipe import CHOICES
-
-    assert CHOICES["rope_inv_freq"] == (None, *ROPE_INV_FREQ)
+    assert rules_of(Recipe)["rope_inv_freq"][1].choices == ROPE_INV_FREQ

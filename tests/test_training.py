@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from llada_v import LladaVForConditionalGeneration
 from llada_v.configuration_llada_v import IGNORE
+from llada_v.fields import kinds_of, rules_of
 from llada_v.training.build import count_trainable, freeze, parameter_groups
 from llada_v.training.noise import EPSILON, Draw, add_noise, complement, diffusion_loss, draw_noise
-from llada_v.training.recipe import load_recipe
+from llada_v.training.recipe import Recipe, load_recipe
 from llada_v.training.records import Collator, RecordDataset
 from llada_v.training.saving import newest_checkpoint
 from llada_v.training.train import train
@@ -212,7 +213,6 @@ def test_pictures_of_a_batch_are_joined_in_the_order_of_its_rows():
 def test_every_recipe_loads(file):
     recipe = load_recipe(file)
     assert recipe.accumulation(num_devices=1) >= 1
-    assert list(yaml.safe_load(file.read_text())) == list(asdict(recipe))  # the same keys in the same order
 
 
 def test_overrides_win_over_the_file():
@@ -228,19 +228,19 @@ def test_overrides_win_over_the_file():
     "key, text, told",
     [
         ("learning-rate", "1", "--learning-rate is not a key of a recipe; the keys are model, projector"),
-        ("epochs", "many", "epochs is 'many'; it must be a number"),
+        ("epochs", "many", "epochs is 'many'; it must be a number above 0, at most"),
         ("epochs", "null", "epochs is None; it must be a number"),
-        ("learning_rate", "true", "learning_rate is True; it must be float"),
+        ("learning_rate", "true", "learning_rate is True; it must be a number"),
         ("vision_learning_rate", "[1]", "vision_learning_rate is .1.; it must be a number"),
-        ("micro_batch_size", "1.5", "micro_batch_size is 1.5; it must be int"),
-        ("micro_batch_size", "true", "micro_batch_size is True; it must be int"),
-        ("micro_batch_size", "0", "micro_batch_size is 0; it must be at least 1"),
-        ("bf16", "1", "bf16 is 1; it must be bool"),
-        ("model", "3", "model is 3; it must be str"),
-        ("train", "projector", "train is 'projector'; it must be list"),
+        ("micro_batch_size", "1.5", "micro_batch_size is 1.5; it must be a whole number from 1 to"),
+        ("micro_batch_size", "true", "micro_batch_size is True; it must be a whole number from 1 to"),
+        ("micro_batch_size", "0", "micro_batch_size is 0; it must be a whole number from 1 to"),
+        ("bf16", "1", "bf16 is 1; it must be true or false"),
+        ("model", "3", "model is 3; it must be a text"),
+        ("train", "projector", "train is 'projector'; list one or more of"),
         ("train", "[]", r"train is \[\]; list one or more of vision_tower, projector, language_model"),
         ("train", "[projector, head]", "list one or more of vision_tower, projector, language_model"),
-        ("style", "poem", "style is 'poem'; choose chat or caption"),
+        ("style", "poem", "style is 'poem'; choose one of chat, caption"),
         ("model", "[a", "--model is not valid YAML"),
     ],
 )
@@ -249,13 +249,75 @@ def test_a_wrong_override_is_refused_by_name(key, text, told):
         load_recipe(RECIPES[0], {key: text})
 
 
-def test_unknown_and_missing_keys_of_a_file_are_named(tmp_path):
+OUT_OF_RANGE = {
+    ("0", "-1"): ("epochs", "learning_rate", "vision_learning_rate", "lora_alpha", "max_grad_norm", "save_total"),
+    ("1", "-0.1", "1e9"): ("warmup_ratio", "t_min", "lora_dropout"),
+    (".nan", ".inf"): ("epochs", "learning_rate", "warmup_ratio", "weight_decay", "t_min", "peak_tflops", "lora_alpha"),
+    ("1" + "0" * 30, "1" + "0" * 5000): ("epochs", "global_batch_size", "max_length", "workers", "seed", "turn_canvas"),
+}
+
+
+@pytest.mark.parametrize(
+    "key, text", [(key, text) for texts, keys in OUT_OF_RANGE.items() for key in keys for text in texts]
+)
+def test_a_number_out_of_its_range_is_refused_by_name(key, text):
+    with pytest.raises(ValueError, match=key):
+        load_recipe(RECIPES[0], {key: text})
+
+
+def test_every_key_has_a_meaning_and_every_number_two_limits():
+    for name, (field, rule) in rules_of(Recipe).items():
+        assert rule.told, name
+        if {int, float} & set(kinds_of(field)):
+            assert (rule.least is None) != (rule.above is None), name
+            assert (rule.most is None) != (rule.below is None), name
+    assert rules_of(Recipe).keys() == {field.name for field in fields(Recipe)}
+
+
+def test_a_recipe_needs_what_has_no_default_and_no_more(tmp_path):
     file = tmp_path / "recipe.yaml"
-    values = yaml.safe_load(RECIPES[0].read_text())
-    del values["seed"]
-    file.write_text(yaml.safe_dump(values | {"lr": 1}))
-    with pytest.raises(ValueError, match=r"unknown keys \['lr'\], missing keys \['seed'\]"):
+    file.write_text("model: m\ndata: d\n")
+    with pytest.raises(ValueError, match="recipe.yaml lacks output"):
         load_recipe(file)
+    assert load_recipe(file, {"output": "o"}) == Recipe(model="m", output="o", data="d")
+
+
+def test_an_unknown_key_of_a_file_is_told_with_the_nearest(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("model: m\nepoch: 1\n")
+    with pytest.raises(ValueError, match=r"recipe.yaml has the key 'epoch', did you mean 'epochs'\?"):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_a_recipe_stands_on_its_base(tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "first.yaml").write_text("base: sft\nepochs: 3\nseed: 1\n")
+    (tmp_path / "own" / "second.yaml").write_text("base: ../first.yaml\nseed: 2\n")
+    (tmp_path / "own" / "third.yaml").write_text("base: second\nvision_learning_rate: null\n")
+    found = load_recipe(tmp_path / "own" / "third.yaml", {"workers": "0"})
+    assert found == replace(load_recipe("sft"), epochs=3.0, seed=2, vision_learning_rate=None, workers=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("base: recipe", "recipe.yaml is its own base"),
+        ("base: other", "recipe.yaml is its own base, by way of .*recipe.yaml, .*other.yaml"),
+        ("base: nowhere.yaml", "there is no file nowhere.yaml"),
+        ("base: [sft]", r"base is \['sft'\]; it must be the name or the file of another recipe"),
+    ],
+)
+def test_a_base_that_cannot_be_is_refused(tmp_path, text, told):
+    (tmp_path / "recipe.yaml").write_text(text)
+    (tmp_path / "other.yaml").write_text("base: recipe.yaml")
+    with pytest.raises((ValueError, FileNotFoundError), match=told):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_the_resolved_recipe_is_complete_and_loads(tmp_path):
+    recipe = load_recipe("mix_ov_vw")
+    (tmp_path / "recipe.yaml").write_text(recipe.as_yaml())
+    assert list(yaml.safe_load(recipe.as_yaml())) == list(rules_of(Recipe))
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
 
 
 @pytest.mark.parametrize("text, told", [("just words", "is not a recipe"), ("a: [", "is not valid YAML")])

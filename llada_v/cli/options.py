@@ -1,10 +1,11 @@
 """Options that several verbs share, and checks of what was given."""
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
 
+from ..fields import kinds_of, rules_of, text_of
 from ..quantization import BITS
+from ..training.recipe import Recipe, load_recipe
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -25,22 +26,57 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantize", choices=BITS, help="keep the trunk's weights in 8 or 4 bits; needs torchao")
 
 
+def add_settings(parser: argparse.ArgumentParser, cls, leave_out: tuple[str, ...] = ()) -> None:
+    """An option for each setting of a dataclass (see `fields`), with its meaning, range and default as help.
+
+    What is not given stays away from the parsed arguments, so that the dataclass's own default holds.
+    """
+    for name, (field, rule) in rules_of(cls).items():
+        if name in leave_out:
+            continue
+        kinds = kinds_of(field)
+        settings: dict = {"default": argparse.SUPPRESS, "help": text_of(field, rule).replace("%", "%%")}
+        if bool in kinds:
+            settings["action"] = "store_true"
+        else:
+            settings["type"] = reader(kinds)
+            settings["metavar"] = "N" if int in kinds else "X" if float in kinds else "TEXT"
+        parser.add_argument("--" + name.replace("_", "-"), **settings)
+
+
+def given(args: argparse.Namespace, cls) -> dict:
+    """The settings of the dataclass that the command line names, by name."""
+    return {name: getattr(args, name) for name in rules_of(cls) if hasattr(args, name)}
+
+
+def reader(kinds: tuple):
+    """What turns an option's text into a number where the setting is one; else `check` judges the text."""
+
+    def read(text: str):
+        for kind in (int, float):
+            if kind in kinds:
+                try:
+                    return kind(text)
+                except ValueError:
+                    pass
+        return text
+
+    return read
+
+
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """A recipe, and an option for each of its keys."""
-    from ..training.recipe import Recipe
-
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, as in scripts/recipes")
+    parser.usage = f"{parser.prog} RECIPE [--key VALUE ...] [options]"
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of one in scripts/recipes: pretrain")
     keys = parser.add_argument_group("keys of the recipe", "each overrides a line of it; the value is YAML")
-    for field in fields(Recipe):
-        keys.add_argument(f"--{field.name}", default=argparse.SUPPRESS, metavar="VALUE")
+    for name, (field, rule) in rules_of(Recipe).items():
+        told = text_of(field, rule).replace("%", "%%")
+        keys.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar="VALUE", help=told)
 
 
-def recipe_of(args: argparse.Namespace):
+def recipe_of(args: argparse.Namespace) -> Recipe:
     """The recipe with its overrides."""
-    from ..training.recipe import Recipe, load_recipe
-
-    overrides = {field.name: getattr(args, field.name) for field in fields(Recipe) if hasattr(args, field.name)}
-    return load_recipe(args.recipe, overrides)
+    return load_recipe(args.recipe, given(args, Recipe))
 
 
 def check_numbers(args: argparse.Namespace, *names: str) -> None:

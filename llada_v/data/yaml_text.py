@@ -23,5 +23,5 @@ def parse_yaml(text: str, where: str | Path):
     """The value that a YAML text stands for. Raises ValueError, with `where`, for what is not YAML."""
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         raise ValueError(f"{where} is not valid YAML: {error}") from error

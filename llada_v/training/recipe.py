@@ -1,185 +1,196 @@
-"""One YAML file knows an experiment: every key of `Recipe`, none missing, none unknown. Command-line words override.
+"""One YAML file knows an experiment: the keys of `Recipe` that differ from their defaults. Command-line words override.
 
-Two recipes list the same keys in the same order, so `diff -y` of two stages is the whole difference.
+    base: finetune          # another recipe to start from: a name, or a file seen from this one
+    epochs: 3               # 2,000 records are few
+
+The resolved recipe, which a run keeps beside its weights, has every key, so `diff` of two runs is the whole story.
 """
 
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import get_args, get_origin
 
 import yaml
 
 from ..data.yaml_text import parse_yaml, read_yaml
+from ..fields import check, documented, loaded, rules_of, setting
 from ..shipped import recipe_file
 
 PARTS = ("vision_tower", "projector", "language_model")
-CHOICES = {
-    "train": PARTS,
-    "style": ("chat", "caption"),
-    "on_bad_record": ("stop", "skip"),
-    "on_changed_data": ("stop", "go_on"),
-    "quantize": (None, "4bit"),
-    "rope_inv_freq": (None, "exact", "bf16_rounded"),
-    "attn_implementation": ("sdpa", "eager", "flash_attention_2"),
-    "report_to": ("wandb", "tensorboard"),
-}
-LOWEST = {
-    "global_batch_size": 1,
-    "micro_batch_size": 1,
-    "max_length": 1,
-    "pad_to_multiple_of": 1,
-    "turn_canvas": 0,
-    "save_total": 1,
-    "log_steps": 1,
-    "save_steps": 0,
-    "lora_rank": 0,
-    "workers": 0,
-}
+BASE = "base"
 
 
-@dataclass(frozen=True)
+@documented
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The settings of one training stage.
+    """The settings of one training stage. Raises ValueError for values that cannot be or do not fit together."""
 
-    model: folder or hub name to start from.
-    projector: the projector that an earlier projector stage has trained: its output folder or file; None:
-        the model's own.
-    output: folder of checkpoints and, at its top, of the finished model.
-    data: one source of records or a list of them: a JSON array, JSON Lines, WebDataset tars, a mixture (.yaml);
-        `{a,b}` and `{000..012}` in a name stand for several files.
-    image_root: folder that relative picture and video paths start from, or several that are tried in order.
-    index_folder: where the index of the records is kept; None: `.index` beside the first source.
-    on_bad_record: "stop" ends the run with the record's id; "skip" leaves the record out and notes it in
-        `bad_records.jsonl` in the output.
-    max_bad_share: share of all records that may be skipped; more end the run.
-    on_changed_data: "stop" refuses to go on from a checkpoint with other records than the run began with; "go_on" says
-        so and goes on, in the order of the new ones.
-    style: "chat" trains on conversations, "caption" on pictures and their captions alone.
-    train: the parts that learn, of vision_tower, projector, language_model (which includes embeddings, head and the
-        newline feature); the rest is frozen.
-    lora_rank: rank of the adapters that learn in place of the weights of language_model and vision_tower; 0: the
-        weights learn. The projector, if trained, learns as a whole.
-    lora_alpha: adapters count lora_alpha / lora_rank times.
-    lora_dropout: share of the adapters' inputs that is dropped while training.
-    quantize: 4bit: the frozen language model in 4 bits, on a CUDA device with bitsandbytes; None: as it is.
-    learning_rate: peak rate of the language model.
-    projector_learning_rate, vision_learning_rate: peak rates of the other parts; None: learning_rate.
-    warmup_ratio: share of the steps that warm up linearly; a cosine to 0 follows.
-    weight_decay, max_grad_norm: AdamW's decay and the norm that gradients are clipped to.
-    global_batch_size: records of one optimizer step, over all devices.
-    micro_batch_size: records of one forward pass; accumulation follows from the two.
-    epochs: passes over the records.
-    max_steps: optimizer steps, in place of epochs; None: as many as epochs makes.
-    max_length: longest sequence in tokens; a longer record stops the run.
-    max_frames: most frames taken from a video; 0: all, one a second.
-    train_eos_padding: batches are filled with EOS that is attended to and predicted, as the original's projector
-        stage does; otherwise filler is hidden and not trained, as in its other stages (one record a batch).
-    pad_to_multiple_of: batches are filled up to a multiple of this length; 1 fills to the longest record only.
-    group_by_length: a step holds records of one modality, sorted by length; see `order`.
-    in_order: records come in the order of the data instead of a random one, so that what is easy can come first;
-        needs group_by_length, which mixes those of 50 steps in a row.
-    t_min: lowest noise level; t ~ U(t_min, 1). 0 is the original's.
-    antithetic_t: the noise levels of a global batch are spread evenly over their range instead of drawn one by one.
-    complementary_masking: each answer is trained twice, the second time with the opposite mask, so that every token is
-        predicted; the pictures pass the tower once. Better use of few records (arXiv 2505.16839).
-    dialogue_causal: later turns are hidden from earlier ones, as they are when a dialogue is answered turn by turn; the
-        original's alternative, worse than full attention on most benchmarks (arXiv 2505.16933). Makes L x L masks.
-    turns_apart: turns see the pictures and themselves, not each other: many questions about one picture, each answered
-        as if it were the only one, at little more than the cost of one. Makes L x L masks.
-    turn_canvas: with turns_apart, each turn also stands as it does when it is asked alone: its positions count on from
-        the pictures, and its answer (header included) is followed by EOS that is predicted, up to a multiple of so many
-        tokens, as in a canvas; otherwise the number of masks and the place of a question can tell it. Batches by
-        length do not count the EOS. 0: turns follow one another as in a dialogue.
-    rope_inv_freq: exact or bf16_rounded rotary frequencies, the latter to continue weights that were trained so, as the
-        published ones probably were; None: as in the model's config.
-    bf16: compute in bfloat16; the optimizer's weights and moments stay float32.
-    gradient_checkpointing: recompute activations in the backward pass.
-    compile: compile the transformer blocks with torch.compile; the first steps take minutes, the others less time.
-    attn_implementation: sdpa, eager or flash_attention_2.
-    deepspeed: file of DeepSpeed settings, which scatter optimizer, gradients and weights over the devices; None: every
-        device has them all.
-    save_steps, save_total: optimizer steps between checkpoints, 0 for none before the end, and how many are kept.
-    log_steps: optimizer steps between log lines.
-    report_to: where numbers go besides the log: wandb, tensorboard.
-    peak_tflops: what a device can do at most, in 10^12 operations a second, for the share of it that is used; None:
-        what its maker states, or for an unknown one a large matrix product that is timed.
-    workers: processes that load and encode records.
-    seed: source of every random number of the run.
-    """
-
-    model: str
-    projector: str | None
-    output: str
-    data: str | list[str]
-    image_root: str | list[str]
-    index_folder: str | None
-    on_bad_record: str
-    max_bad_share: float
-    on_changed_data: str
-    style: str
-    train: list[str]
-    lora_rank: int
-    lora_alpha: float
-    lora_dropout: float
-    quantize: str | None
-    learning_rate: float
-    projector_learning_rate: float | None
-    vision_learning_rate: float | None
-    warmup_ratio: float
-    weight_decay: float
-    max_grad_norm: float
-    global_batch_size: int
-    micro_batch_size: int
-    epochs: float
-    max_steps: int | None
-    max_length: int
-    max_frames: int
-    train_eos_padding: bool
-    pad_to_multiple_of: int
-    group_by_length: bool
-    in_order: bool
-    t_min: float
-    antithetic_t: bool
-    complementary_masking: bool
-    dialogue_causal: bool
-    turns_apart: bool
-    turn_canvas: int
-    rope_inv_freq: str | None
-    bf16: bool
-    gradient_checkpointing: bool
-    compile: bool
-    attn_implementation: str
-    deepspeed: str | None
-    save_steps: int
-    save_total: int
-    log_steps: int
-    report_to: list[str]
-    peak_tflops: float | None
-    workers: int
-    seed: int
+    model: str = setting(told="folder or hub name to start from")
+    projector: str | None = setting(
+        None,
+        "the projector that an earlier projector stage has trained: its output folder or file",
+        none="the model's own",
+    )
+    output: str = setting(told="folder of checkpoints and, at its top, of the finished model")
+    data: str | list[str] = setting(
+        told="one source of records or a list of them: a JSON array, JSON Lines, WebDataset tars, a mixture (.yaml); "
+        "{a,b} and {000..012} in a name stand for several files",
+        least=1,
+    )
+    image_root: str | list[str] = setting(
+        ".", "folder that relative picture and video paths start from, or several that are tried in order", least=1
+    )
+    index_folder: str | None = setting(
+        None, "where the index of the records is kept", none="`.index` beside the first source"
+    )
+    on_bad_record: str = setting(
+        "stop",
+        "stop ends the run with the record's id; skip leaves the record out and notes it in `bad_records.jsonl` in the "
+        "output",
+        choices=("stop", "skip"),
+    )
+    max_bad_share: float = setting(0.01, "share of all records that may be skipped; more end the run", least=0, most=1)
+    on_changed_data: str = setting(
+        "stop",
+        "stop refuses to go on from a checkpoint with other records than the run began with; go_on says so and goes "
+        "on, in the order of the new ones",
+        choices=("stop", "go_on"),
+    )
+    style: str = setting(
+        "chat",
+        "chat trains on conversations, caption on pictures and their captions alone",
+        choices=("chat", "caption"),
+    )
+    train: list[str] = setting(
+        list(PARTS),
+        "the parts that learn; language_model includes embeddings, head and the newline feature; the rest is frozen",
+        choices=PARTS,
+        least=1,
+    )
+    lora_rank: int = setting(
+        0,
+        "rank of the adapters that learn in place of the weights of language_model and vision_tower; 0: the weights "
+        "learn. The projector, if trained, learns as a whole",
+        least=0,
+        most=4096,
+    )
+    lora_alpha: float = setting(32.0, "adapters count lora_alpha / lora_rank times", above=0, most=100_000)
+    lora_dropout: float = setting(0.0, "share of the adapters' inputs that is dropped while training", least=0, below=1)
+    quantize: str | None = setting(
+        None,
+        "4bit: the frozen language model in 4 bits, on a CUDA device with bitsandbytes",
+        none="as it is",
+        choices=("4bit",),
+    )
+    learning_rate: float = setting(1e-5, "peak rate of the language model", above=0, most=1)
+    projector_learning_rate: float | None = setting(
+        None, "peak rate of the projector", none="learning_rate", above=0, most=1
+    )
+    vision_learning_rate: float | None = setting(
+        None, "peak rate of the vision tower", none="learning_rate", above=0, most=1
+    )
+    # From 1 on transformers takes it for a number of steps.
+    warmup_ratio: float = setting(
+        0.03, "share of the steps that warm up linearly; a cosine to 0 follows", least=0, below=1
+    )
+    weight_decay: float = setting(0.0, "AdamW's decay", least=0, most=100)
+    max_grad_norm: float = setting(1.0, "the norm that gradients are clipped to", above=0, most=1_000_000)
+    global_batch_size: int = setting(64, "records of one optimizer step, over all devices", least=1, most=10_000_000)
+    micro_batch_size: int = setting(
+        1, "records of one forward pass; accumulation follows from the two", least=1, most=1_000_000
+    )
+    epochs: float = setting(1.0, "passes over the records", above=0, most=1_000_000)
+    max_steps: int | None = setting(
+        None, "optimizer steps, in place of epochs", none="as many as epochs makes", least=1, most=1_000_000_000
+    )
+    max_length: int = setting(
+        8192, "longest sequence in tokens; a longer record stops the run", least=1, most=10_000_000
+    )
+    max_frames: int = setting(0, "most frames taken from a video; 0: all, one a second", least=0, most=1_000_000)
+    train_eos_padding: bool = setting(
+        False,
+        "batches are filled with EOS that is attended to and predicted, as the original's projector stage does; "
+        "otherwise filler is hidden and not trained, as in its other stages (one record a batch)",
+    )
+    pad_to_multiple_of: int = setting(
+        1,
+        "batches are filled up to a multiple of this length; 1 fills to the longest record only",
+        least=1,
+        most=1_000_000,
+    )
+    group_by_length: bool = setting(True, "a step holds records of one modality, sorted by length; see `order`")
+    in_order: bool = setting(
+        False,
+        "records come in the order of the data instead of a random one, so that what is easy can come first; needs "
+        "group_by_length, which mixes those of 50 steps in a row",
+    )
+    t_min: float = setting(0.0, "lowest noise level; t ~ U(t_min, 1). 0 is the original's", least=0, below=1)
+    antithetic_t: bool = setting(
+        False, "the noise levels of a global batch are spread evenly over their range instead of drawn one by one"
+    )
+    complementary_masking: bool = setting(
+        False,
+        "each answer is trained twice, the second time with the opposite mask, so that every token is predicted; the "
+        "pictures pass the tower once. Better use of few records (arXiv 2505.16839)",
+    )
+    dialogue_causal: bool = setting(
+        False,
+        "later turns are hidden from earlier ones, as they are when a dialogue is answered turn by turn; the "
+        "original's alternative, worse than full attention on most benchmarks (arXiv 2505.16933). Makes L x L masks",
+    )
+    turns_apart: bool = setting(
+        False,
+        "turns see the pictures and themselves, not each other: many questions about one picture, each answered as if "
+        "it were the only one, at little more than the cost of one. Makes L x L masks",
+    )
+    turn_canvas: int = setting(
+        0,
+        "with turns_apart, each turn also stands as it does when it is asked alone: its positions count on from the "
+        "pictures, and its answer (header included) is followed by EOS that is predicted, up to a multiple of so many "
+        "tokens, as in a canvas; otherwise the number of masks and the place of a question can tell it. Batches by "
+        "length do not count the EOS. 0: turns follow one another as in a dialogue",
+        least=0,
+        most=1_000_000,
+    )
+    rope_inv_freq: str | None = setting(
+        None,
+        "rotary frequencies; bf16_rounded continues weights that were trained so, as the published ones probably were",
+        none="as in the model's config",
+        choices=("exact", "bf16_rounded"),
+    )
+    bf16: bool = setting(True, "compute in bfloat16; the optimizer's weights and moments stay float32")
+    gradient_checkpointing: bool = setting(True, "recompute activations in the backward pass")
+    compile: bool = setting(
+        False,
+        "compile the transformer blocks with torch.compile; the first steps take minutes, the others less time",
+    )
+    attn_implementation: str = setting(
+        "sdpa", "what computes attention", choices=("sdpa", "eager", "flash_attention_2")
+    )
+    deepspeed: str | None = setting(
+        None,
+        "file of DeepSpeed settings, which scatter optimizer, gradients and weights over the devices",
+        none="every device has them all",
+    )
+    save_steps: int = setting(
+        1000, "optimizer steps between checkpoints; 0: none before the end", least=0, most=1_000_000_000
+    )
+    save_total: int = setting(1, "how many checkpoints are kept", least=1, most=1_000_000)
+    log_steps: int = setting(1, "optimizer steps between log lines", least=1, most=1_000_000_000)
+    report_to: list[str] = setting(
+        ["tensorboard"], "where numbers go besides the log", choices=("wandb", "tensorboard")
+    )
+    peak_tflops: float | None = setting(
+        None,
+        "what a device can do at most, in 10^12 operations a second, for the share of it that is used",
+        none="what its maker states, or for an unknown one a large matrix product that is timed",
+        above=0,
+        most=1_000_000,
+    )
+    workers: int = setting(4, "processes that load and encode records", least=0, most=1024)
+    seed: int = setting(42, "source of every random number of the run", least=0, most=2**32 - 1)
 
     def __post_init__(self):
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            words = ["null" if choice is None else choice for choice in choices]
-            if isinstance(value, list):
-                if set(value) - set(choices):
-                    raise ValueError(f"{name} is {value}; list one or more of {', '.join(words)}")
-            elif value not in choices:
-                raise ValueError(f"{name} is {value!r}; choose {' or '.join(words)}")
-        if not self.train:
-            raise ValueError(f"train is []; list one or more of {', '.join(PARTS)}")
-        for name, lowest in LOWEST.items():
-            if getattr(self, name) < lowest:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {lowest}")
-        for name in ("max_bad_share", "lora_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and at most 1")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps is {self.max_steps}; it must be at least 1, or null")
-        if not 0 <= self.t_min < 1:
-            raise ValueError(f"t_min is {self.t_min}; it must be at least 0 and below 1")
+        check(self)
         if self.quantize is not None and not self.lora_rank:
             raise ValueError(f"quantize is {self.quantize}, but weights in 4 bits cannot learn; set lora_rank")
         if self.quantize is not None and self.deepspeed is not None:
@@ -229,40 +240,33 @@ class Recipe:
 def load_recipe(file: str | Path, overrides: dict[str, str] | None = None) -> Recipe:
     """The recipe in a YAML file, or a shipped one by its name (`recipe_file`), with overrides as YAML text by key.
 
-    Raises FileNotFoundError for a missing file, ValueError for a missing or unknown key or a value of a wrong type.
+    Raises FileNotFoundError for a missing file, ValueError for an unknown key, a required one that is missing, a base
+    that leads back to its start, or a value that cannot be.
     """
-    values = read_yaml(recipe_file(file), "the project's recipes are under scripts/recipes")
+    values = values_of(recipe_file(file))
+    for key, text in (overrides or {}).items():
+        if key not in rules_of(Recipe):
+            raise ValueError(f"--{key} is not a key of a recipe; the keys are {', '.join(rules_of(Recipe))}")
+        values[key] = parse_yaml(text, f"--{key}")
+    return loaded(Recipe, values, str(file))
+
+
+def values_of(file: Path, above: tuple[Path, ...] = ()) -> dict:
+    """The keys of a recipe's file over those of its base. above: files that stand on this one."""
+    if file.resolve() in above:
+        raise ValueError(f"{file} is its own base, by way of {', '.join(map(str, above))}; take one base out")
+    values = read_yaml(file, "the project's recipes are under scripts/recipes")
     if not isinstance(values, dict):
         raise ValueError(f"{file} is not a recipe: expected one 'key: value' a line")
-    known = {field.name: field for field in fields(Recipe)}
-    for key, text in (overrides or {}).items():
-        values[key] = parse_yaml(text, f"--{key}")
-        if key not in known:
-            raise ValueError(f"--{key} is not a key of a recipe; the keys are {', '.join(known)}")
-    unknown, missing = sorted(set(values) - set(known)), [name for name in known if name not in values]
-    if unknown or missing:
-        raise ValueError(f"{file}: unknown keys {unknown}, missing keys {missing}; every recipe has the same keys")
-    assert all(field.default is MISSING for field in known.values())
-    return Recipe(**{name: checked(name, values[name], known[name].type) for name in known})
+    base = values.pop(BASE, None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ValueError(f"{file}: base is {base!r}; it must be the name or the file of another recipe")
+    return values_of(base_of(file, base), (*above, file.resolve())) | values
 
 
-def checked(name: str, value, kind):
-    """The value, if it has the type that the recipe's field asks for; whole numbers and '1e-5' pass as floats."""
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    if value is None and NoneType in kinds:
-        return None
-    if float in kinds and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name} is {value!r}; it must be a number") from error
-    plain = tuple(get_origin(kind) or kind for kind in kinds)
-    is_text_list = not isinstance(value, list) or list[str] not in kinds or all(isinstance(word, str) for word in value)
-    if not isinstance(value, plain) or bool not in kinds and isinstance(value, bool) or not is_text_list:
-        raise ValueError(f"{name} is {value!r}; it must be {' or '.join(spelled(kind) for kind in kinds)}")
-    return value
-
-
-def spelled(kind) -> str:
-    """A type as a recipe's reader knows it."""
-    return "null" if kind is NoneType else "list of str" if kind == list[str] else kind.__name__
+def base_of(file: Path, base: str) -> Path:
+    """The file of a base: seen from the recipe that names it, or a shipped one by its name."""
+    beside = file.parent / (base if Path(base).suffix else f"{base}.yaml")
+    return beside if beside.is_file() else recipe_file(base)
