@@ -55,7 +55,7 @@ class SamplerOutput(ModelOutput):
     answers: per row the answer's ids (n,), up to the stop, any suffix appended.
     texts: per row the answer's text, special tokens left out, cut exactly in front of a stop that begins inside a
         token; None where `generate` got no tokenizer.
-    order: order[step][row] is the sorted list of answer positions that the row revealed in its step of that number.
+    order: `order[step][row]` is the sorted list of answer positions that the row revealed in its step of that number.
     num_forwards: model calls of the batch. A call that verifies several drafted steps is one, and so are the guided and
         unguided copies of guidance, and the rows that "dllm" runs one by one.
     """
