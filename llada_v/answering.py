@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 
 from .checkpoint.files import local_folder
+from .configuration_llada_v import LladaVConfig
 from .conversation import user_message
 from .generation.config import SamplerConfig
 from .generation.sampler import SamplerState
-from .modeling_llada_v import LladaVForConditionalGeneration
+from .modeling_llada_v import LladaVForConditionalGeneration, quantization_method
 from .processing_llada_v import LladaVProcessor
 from .sequence import PICTURE_INPUTS
 from .shipped import shipped
@@ -63,7 +64,7 @@ def load(
 
     model: a folder or a hub name.
     device: None is "cuda" where there is one, else "cpu".
-    dtype: or its name; None is bfloat16 on a GPU, float32 on a CPU.
+    dtype: or its name; None is bfloat16 on a GPU, float32 on a CPU, and of quantized weights what they were saved in.
     attn_implementation: a name of transformers' attention interface, such as "sdpa" or "flash_attention_2".
     reproduce_original: see `LladaVProcessor`; None is what was saved with it.
     Raises FileNotFoundError where the shipped model is not there, OSError or ValueError for any other name that holds
@@ -74,8 +75,11 @@ def load(
             f"the shipped model is not at {DEMO_MODEL}; run from a clone of the repository, or name another model"
         )
     device = device_of(device)
-    dtype = dtype_of(dtype, device)
     folder = local_folder(str(model), {})
+    if dtype is None and quantization_method(LladaVConfig.from_pretrained(folder)) is not None:
+        dtype = "auto"  # that of what stands beside quantized weights
+    else:
+        dtype = dtype_of(dtype, device)
     processor = LladaVProcessor.from_pretrained(folder, reproduce_original=reproduce_original)
     loaded = LladaVForConditionalGeneration.from_pretrained(
         folder, dtype=dtype, attn_implementation=attn_implementation
@@ -154,7 +158,8 @@ def answer(
 class PictureMemory:
     """Features of the pictures asked about last, found again by their pixels, so that the tower sees them once.
 
-    Call it with what the processor made of the pictures; it gives `image_features` for `generate`.
+    Call it with what the processor made of the pictures; it gives `image_features` for `generate`. Where the weights
+    that make them change, in training or by loading others, everything is forgotten.
     """
 
     def __init__(self, model: LladaVForConditionalGeneration, size: int = 4):
@@ -163,6 +168,7 @@ class PictureMemory:
             raise ValueError(f"size is {size}; a memory keeps at least 1 set of pictures, or leave the memory out")
         self.model, self.size = model, size
         self.kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self.weights = None
 
     @torch.no_grad()
     def __call__(self, pixel_values, image_sizes, image_layouts=None) -> torch.Tensor:
@@ -173,6 +179,10 @@ class PictureMemory:
                 digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
                 digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
         key = digest.digest()
+        weights = self.weights_now()
+        if weights != self.weights:
+            self.kept.clear()
+            self.weights = weights
         if key not in self.kept:
             features = self.model.get_image_features(pixel_values.to(self.model.device), image_sizes, image_layouts)
             self.kept[key] = features
@@ -180,3 +190,15 @@ class PictureMemory:
         while len(self.kept) > self.size:
             self.kept.popitem(last=False)
         return self.kept[key]
+
+    def weights_now(self) -> list[tuple]:
+        """What tells the weights of tower, projector and newline from others: where they lie, how often they were
+        written, and their sums, since `weight.data` can be written without being counted."""
+        found = []
+        for name, weight in self.model.named_parameters():
+            if "language_model." not in name and "lm_head." not in name:
+                is_plain = type(weight.data) is torch.Tensor  # a quantized one may have no sum
+                total = weight.data.sum(dtype=torch.float64) if is_plain else torch.zeros((), dtype=torch.float64)
+                found.append((name, weight.dtype, weight.data_ptr(), weight._version, total))
+        totals = torch.stack([total.to(self.model.device) for *_, total in found]).tolist()  # one transfer
+        return [(*known[:-1], total) for known, total in zip(found, totals, strict=True)]

@@ -8,7 +8,10 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, SiglipVisionConfig
 from transformers.activations import ACT2FN
 
-from .json_text import read_json
+from .checkpoint.configs import translate_config
+from .checkpoint.files import check_name
+from .checkpoint.names import PUBLISHED_MODEL_TYPE
+from .json_text import read_json, shown
 
 ROPE_INV_FREQ = ("exact", "bf16_rounded")
 VIDEO_NEWLINES = ("grid", "frame", "one_token", "no_token")
@@ -197,6 +200,7 @@ class LladaVConfig(PreTrainedConfig):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "LladaVConfig":
         """The config of a folder or hub name in our layout or in the published one (`model_type` "llava_llada")."""
+        check_name(pretrained_model_name_or_path)
         config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not config_dict:
             raise OSError(f"{pretrained_model_name_or_path} has no config.json; name the folder of a whole model")
@@ -213,9 +217,6 @@ class LladaVConfig(PreTrainedConfig):
 
         Raises ValueError for another model's, and for values that cannot be used.
         """
-        from .checkpoint.configs import translate_config
-        from .checkpoint.names import PUBLISHED_MODEL_TYPE
-
         model_type = config_dict.get("model_type")
         if model_type == PUBLISHED_MODEL_TYPE:
             config_dict = translate_config(config_dict, kwargs.get("name_or_path"))
@@ -272,9 +273,3 @@ def check_ranges(config, sizes: dict[str, tuple], numbers: dict[str, tuple]) -> 
 def is_whole(value) -> bool:
     """Whether it is a whole number, True and False left out."""
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def shown(value) -> str:
-    """A value for a message, however long it is."""
-    text = repr(value)
-    return text if len(text) <= 100 else text[:100] + "..."

@@ -1,9 +1,10 @@
-"""JSON from files that others wrote: bounded in size and depth, and a mistake is one error that names the file."""
+"""What others wrote: JSON from files, bounded in size and depth, and values shown in messages, bounded in length."""
 
 import json
 from pathlib import Path
 
 MOST_BYTES = 2**27  # the largest tokenizers take some 30 MB
+MOST_SHOWN = 100
 MOST_DEPTH = 60  # objects and lists inside each other; configs have about 6, chat messages as many
 
 
@@ -48,3 +49,14 @@ def parse_json(text: str, where: str | Path) -> dict:
 def refuse_constant(name: str):
     """NaN and Infinity are no JSON, though Python reads them."""
     raise ValueError(f"{name} is no number")
+
+
+def shown(value) -> str:
+    """A value for a message, cut where it is long: a picture written in letters has a million of them."""
+    if isinstance(value, int) and value.bit_length() > 400:
+        return f"a number of {value.bit_length()} bits"
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a huge number inside a list, a list inside itself
+        return f"a {type(value).__name__}"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}... ({len(text)} letters)"

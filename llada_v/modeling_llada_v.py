@@ -76,6 +76,8 @@ class LladaVPreTrainedModel(LladaPreTrainedModel):
             if not isinstance(config, LladaVConfig):
                 config = cls.config_class.from_pretrained(folder if config is None else config)
             shapes, method = shapes_of(empty_model(config)), quantization_method(config)
+            if method is not None:
+                check_dtype(kwargs.get("dtype"), config.dtype)
             check_folder(folder, shapes, kwargs.get("variant"), method, needs_head=not issubclass(cls, LladaVModel))
             pretrained_model_name_or_path = folder
         kwargs.setdefault("key_mapping", KEY_MAPPING)
@@ -339,3 +341,9 @@ def quantization_method(config: LladaVConfig) -> str | None:
     """How the weights of a saved model are quantized, by its config; None: not at all."""
     saved = config.to_dict().get("quantization_config")
     return None if saved is None else str(saved.get("quant_method"))
+
+
+def check_dtype(asked: torch.dtype | str | None, saved: torch.dtype | None) -> None:
+    """Raise ValueError for a dtype that quantized weights do not have: what stands beside them would differ from it."""
+    if asked not in (None, "auto", saved, str(saved).removeprefix("torch.")):
+        raise ValueError(f"dtype is {asked}, but the quantized weights were saved beside {saved}; leave dtype out")

@@ -5,12 +5,14 @@ the weights, and the head decides between tokens.
 """
 
 BITS = ("int8", "int4")
+KEPT = ("lm_head", "model.vision_tower", "model.multi_modal_projector")
 GROUP = 128  # weights that share one scale in int4; divides every width of the published model
 
 
 def quantize(model, bits: str) -> None:
     """Turn the weights of the trunk's linear layers into 8 or 4 bits, in place; activations keep their dtype.
 
+    The model can be saved, and loads again as any other.
     int8 runs on CPU and GPU; int4 is a kernel for bfloat16 on a GPU.
     Raises ValueError for other bits, for int4 on another device or dtype or with a width that its groups do not divide;
     ImportError without torchao.
@@ -35,8 +37,14 @@ def quantize(model, bits: str) -> None:
         raise ImportError(
             f"{bits} weights need torchao; install it with: bash init_env.sh quantize, or pip install torchao"
         ) from error
+    from transformers import TorchAoConfig
+    from transformers.quantizers import AutoHfQuantizer
+
     if bits == "int8":
         config = Int8WeightOnlyConfig()
     else:
         config = Int4WeightOnlyConfig(group_size=GROUP, int4_packing_format="tile_packed_to_4d")
     quantize_(trunk, config)
+    # What transformers needs to save the model and load it again.
+    model.config.quantization_config = TorchAoConfig(config, modules_to_not_convert=list(KEPT))
+    model.hf_quantizer = AutoHfQuantizer.from_config(model.config.quantization_config)

@@ -233,3 +233,11 @@ def test_a_file_too_large_is_not_read(tmp_path):
 
 def test_sound_json_is_read_as_it_is():
     assert parse_json('{"a": [1, {"b": null}], "c": "\\u00e9"}', "here") == {"a": [1, {"b": None}], "c": "\u00e9"}
+
+
+def test_a_long_name_is_not_printed_whole():
+    data = "data:image/png;base64," + "iVBORw0KGgo/" * 1000
+    for kind in (LladaVForConditionalGeneration, LladaVProcessor, LladaVConfig):
+        with pytest.raises((ValueError, OSError)) as found:
+            kind.from_pretrained(data)
+        assert len(str(found.value)) < 400

@@ -39,6 +39,20 @@ def test_an_int8_model_answers_with_a_cache(own_model):
     assert own_model.generate(torch.arange(40, 60)[None], sampler=sampler).shape == (1, 28)
 
 
+def test_an_int8_model_loads_again_from_what_it_saved(own_model, tmp_path):
+    pytest.importorskip("torchao")
+    quantize(own_model, "int8")
+    own_model.save_pretrained(tmp_path / "int8")
+    again = LladaVForConditionalGeneration.from_pretrained(tmp_path / "int8").eval()
+    ids = torch.arange(40, 60)[None]
+    assert torch.equal(again(input_ids=ids).logits, own_model(input_ids=ids).logits)
+    assert {type(weight.data) for weight in again.parameters()} == {
+        type(weight.data) for weight in own_model.parameters()
+    }
+    with pytest.raises(ValueError, match="dtype is torch.bfloat16, but the quantized weights .* torch.float32"):
+        LladaVForConditionalGeneration.from_pretrained(tmp_path / "int8", dtype=torch.bfloat16)
+
+
 def test_other_bits_are_refused(tiny_model):
     with pytest.raises(ValueError, match="bits is 'int2'; choose one of int8, int4"):
         quantize(tiny_model, "int2")

@@ -397,6 +397,30 @@ def test_pictures_asked_about_again_are_found_by_their_pixels(tiny_model, tiny_p
     assert torch.equal(again, first) and torch.equal(first, tiny_model.get_image_features(**pixels[0]))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.model.image_newline.add_(1),
+        lambda model: model.model.multi_modal_projector.linear_1.weight.data.mul_(2),
+        lambda model: model.model.vision_tower.load_state_dict(
+            {name: weight + 1 for name, weight in model.model.vision_tower.state_dict().items()}
+        ),
+        lambda model: model.bfloat16(),
+    ],
+    ids=["in place", "behind autograd's back", "others loaded", "another dtype"],
+)
+def test_pictures_are_looked_at_again_when_the_weights_change(tiny_folder, tiny_processor, questions, change):
+    model = LladaVForConditionalGeneration.from_pretrained(tiny_folder).requires_grad_(False)
+    inputs = prompt(tiny_processor, questions[:1])
+    pixels = {key: inputs[key] for key in ("pixel_values", "image_sizes", "image_layouts")}
+    memory = PictureMemory(model)
+    first = memory(**pixels)
+    assert memory(**pixels) is first
+    change(model)
+    again = memory(**pixels)
+    assert not torch.equal(again.float(), first) and torch.equal(again, model.get_image_features(**pixels))
+
+
 def test_a_memory_of_no_pictures_is_refused(tiny_model):
     with pytest.raises(ValueError, match="size is 0; a memory keeps at least 1"):
         PictureMemory(tiny_model, size=0)

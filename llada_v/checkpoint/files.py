@@ -16,7 +16,7 @@ from typing import NamedTuple
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
-from ..json_text import read_json
+from ..json_text import read_json, shown
 from .names import BASE, OURS, PUBLISHED, QUANTIZED, inverse, rename, table_for
 
 INDEX_FILE, WEIGHTS_FILE = "model.safetensors.index.json", "model.safetensors"
@@ -31,6 +31,7 @@ JSON_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+LONGEST_NAME = 1000  # of a folder or on the hub
 NOT_WEIGHTS = (".", "adapter_")  # how names of safetensors files begin that hold no whole model
 
 
@@ -43,6 +44,12 @@ class Stored(NamedTuple):
     dtype: str
 
 
+def check_name(name: str | Path) -> None:
+    """Raise ValueError for what can be no folder and no hub name, such as a picture written in letters."""
+    if str(name).startswith("data:") or len(str(name)) > LONGEST_NAME:
+        raise ValueError(f"{shown(str(name))} is no folder and no hub name")
+
+
 def local_folder(name: str, options: dict) -> str:
     """The folder itself, or the local copy of a hub repository.
 
@@ -50,16 +57,18 @@ def local_folder(name: str, options: dict) -> str:
         and token are heeded; subfolder is taken out, since the folder returned is the one it names.
     Raises ValueError where `name` looks like a path and nothing is there, OSError where the hub does not give it.
     """
+    check_name(name)
     subfolder = options.pop("subfolder", None)
     if not os.path.isdir(name):
         if name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise ValueError(f"there is no folder {name}")
+            raise ValueError(f"there is no folder {shown(name)}")
         hub = ("cache_dir", "force_download", "local_files_only", "revision", "token")
         hub_options = {key: options[key] for key in hub if options.get(key) is not None}
         try:
             name = snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], **hub_options)
         except OSError as error:
-            raise OSError(f"{name} is no folder here, and the hub did not give it: {error}") from error
+            told = str(error).replace(str(name), shown(name))
+            raise OSError(f"{shown(name)} is no folder here, and the hub did not give it: {told}") from error
     return os.path.join(name, subfolder) if subfolder else name
 
 
@@ -68,6 +77,7 @@ def check_json(folder: str | Path) -> None:
 
     transformers reads them after this, and trusts them.
     """
+    check_name(folder)
     for name in JSON_FILES:
         if (Path(folder) / name).is_file():
             read_json(Path(folder) / name)

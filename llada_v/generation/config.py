@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ..json_text import shown
+
 AUTO = "auto"
 REMASKING = ("low_confidence", "random")
 CACHES = ("none", "prompt", "dllm")
@@ -107,21 +109,21 @@ class SamplerConfig:
             isinstance(self.gen_length, int) and 1 <= self.gen_length <= MOST or self.gen_length == AUTO
         ):
             raise ValueError(
-                f"gen_length is {self.gen_length!r}; it must be a whole number of at least 1, at most {MOST}, "
+                f"gen_length is {shown(self.gen_length)}; it must be a whole number of at least 1, at most {MOST}, "
                 f"or {AUTO!r}"
             )
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+                raise ValueError(f"{name} is {shown(getattr(self, name))}; choose one of {', '.join(choices)}")
         if not isinstance(self.compile, bool):
-            raise ValueError(f"compile is {self.compile!r}; it must be True or False")
+            raise ValueError(f"compile is {shown(self.compile)}; it must be True or False")
         self._settle()
         for name, (least, most, kind) in LIMITS.items():
             check_number(name, getattr(self, name), least, most, kind)
         for name, most in STRENGTHS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
-                raise ValueError(f"{name} is {value!r}; it must be 0 (off) or a positive number up to {most}")
+                raise ValueError(f"{name} is {shown(value)}; it must be 0 (off) or a positive number up to {most}")
         self._check_lengths()
         self._check_stops()
         self._check_combinations()
@@ -134,8 +136,8 @@ class SamplerConfig:
                     object.__setattr__(self, name, default)
             elif getattr(self, name) is not None:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)!r}, but {owner} is {getattr(self, owner)!r}; "
-                    f"leave {name} out or set {owner}={value!r}"
+                    f"{name} is {shown(getattr(self, name))}, but {owner} is {shown(getattr(self, owner))}; "
+                    f"leave {name} out or set {owner}={shown(value)}"
                 )
         check_number("max_gen_length", self.max_gen_length, *LIMITS["max_gen_length"])
         if self.block_length is None:
@@ -166,7 +168,7 @@ class SamplerConfig:
             )
         if self.rule != "top_k" and self.steps != self.gen_length:
             raise ValueError(
-                f"steps is {self.steps}, but rule {self.rule!r} decides itself how many tokens a step reveals; "
+                f"steps is {self.steps}, but rule {shown(self.rule)} decides itself how many tokens a step reveals; "
                 "leave steps out or set rule='top_k'"
             )
         if self.steps % self.num_blocks:
@@ -178,31 +180,33 @@ class SamplerConfig:
     def _check_stops(self) -> None:
         """Each stop can be found, and what stands behind the canvas is ids."""
         if not isinstance(self.stop_token_ids, (list, tuple, type(None))):
-            raise ValueError(f"stop_token_ids is {self.stop_token_ids!r}; it must be a list of lists of ids")
+            raise ValueError(f"stop_token_ids is {shown(self.stop_token_ids)}; it must be a list of lists of ids")
         stops = self.stop_token_ids or []
         for stop in stops:
             if not is_ids(stop) or not len(stop):
                 raise ValueError(
-                    f"stop_token_ids has {stop!r}; each stop is a non-empty list of ids, for example [[126348]]"
+                    f"stop_token_ids has {shown(stop)}; each stop is a non-empty list of ids, for example [[126348]]"
                 )
             if len(stop) > self.canvas_length:
-                raise ValueError(f"the stop {stop!r} is longer than gen_length {self.canvas_length}; raise gen_length")
+                raise ValueError(
+                    f"the stop {shown(stop)} is longer than gen_length {self.canvas_length}; raise gen_length"
+                )
         for stop in stops:
             for other in stops:
                 if len(other) < len(stop) and list(stop[: len(other)]) == list(other):
                     raise ValueError(
-                        f"the stop {stop!r} starts with the stop {other!r} and can never end an answer first; "
-                        "leave the longer one out"
+                        f"the stop {shown(stop)} starts with the stop {shown(other)} and can never end an answer "
+                        "first; leave the longer one out"
                     )
-        if not is_ids(self.suffix_token_ids or []):
-            raise ValueError(f"suffix_token_ids is {self.suffix_token_ids!r}; it must be a list of ids")
+        if self.suffix_token_ids is not None and not is_ids(self.suffix_token_ids):
+            raise ValueError(f"suffix_token_ids is {shown(self.suffix_token_ids)}; it must be a list of ids")
+        if not isinstance(self.stop_strings, (list, tuple, type(None))):
+            raise ValueError(f"stop_strings is {shown(self.stop_strings)}; it must be a list of texts")
         texts = self.stop_strings or []
-        if not isinstance(texts, (list, tuple)):
-            raise ValueError(f"stop_strings is {texts!r}; it must be a list of texts")
         for text in texts:
             if not isinstance(text, str) or not 0 < len(text) <= MOST_STOP_LETTERS:
                 raise ValueError(
-                    f"stop_strings has {text!r}; each is a text of 1 to {MOST_STOP_LETTERS} letters, for example '.'"
+                    f"stop_strings has {shown(text)}; each is a text of 1 to {MOST_STOP_LETTERS} letters, such as '.'"
                 )
         if len(stops) + len(texts) > MOST_STOPS:
             raise ValueError(f"{len(stops) + len(texts)} stops are given; there may be {MOST_STOPS}")
@@ -214,16 +218,16 @@ class SamplerConfig:
         for wrong, told in (
             (
                 self.cache != "none" and self.cfg_scale,
-                f"cache {self.cache!r} does not hold the unguided copy that cfg_scale {self.cfg_scale} needs; "
+                f"cache {shown(self.cache)} does not hold the unguided copy that cfg_scale {self.cfg_scale} needs; "
                 "set cache='none' or cfg_scale=0",
             ),
             (
                 self.rule != "top_k" and self.remasking == "random",
-                f"remasking 'random' has no confidence for rule {self.rule!r} to judge; set rule='top_k'",
+                f"remasking 'random' has no confidence for rule {shown(self.rule)} to judge; set rule='top_k'",
             ),
             (
                 self.schedule != "linear" and (self.rule != "top_k" or self.gen_length == AUTO),
-                f"schedule {self.schedule!r} shares a fixed canvas among the steps of rule 'top_k'; "
+                f"schedule {shown(self.schedule)} shares a fixed canvas among the steps of rule 'top_k'; "
                 "set schedule='linear'",
             ),
             (
@@ -282,7 +286,7 @@ def check_number(name: str, value, least: int, most: int | None, kind: type) -> 
     if isinstance(value, bool) or not right or not least <= value <= (MOST if most is None else most):
         noun = "a whole number" if kind is int else "a number"
         limits = f"of at least {least}, at most {MOST}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name} is {value!r}; it must be {noun} {limits}")
+        raise ValueError(f"{name} is {shown(value)}; it must be {noun} {limits}")
 
 
 def is_ids(value) -> bool:
