@@ -99,7 +99,7 @@ def reveal(tokens, sureness, stops=((STOP,),), **settings):
         ({"gen_length": "auto", "max_gen_length": 10**9}, "max_gen_length is 10+; it must be .* at most 1000000"),
         ({"temperature": 1e30}, "temperature is 1e.30; it must be 0 .off. or a positive number up to 10000"),
         ({"cfg_scale": 1e38}, "cfg_scale is 1e.38; it must be 0 .off. or a positive number up to 1000"),
-        ({"cfg_scale": 10**400}, "cfg_scale is 10+; it must be 0"),
+        ({"cfg_scale": 10**400}, "cfg_scale is a number of 1329 bits; it must be 0"),
         ({"rule": "factor", "factor": 1e300}, "factor is 1e.300; it must be a number of at least 0, at most 1000000"),
         ({"cache": "prompt", "refresh_interval": 10**30}, "refresh_interval is 10+; it must be a whole number"),
         ({"lookahead": 2, "temperature": 0.5}, "lookahead verifies the tokens of a sampler without chance"),

@@ -61,7 +61,7 @@ def local_folder(name: str, options: dict) -> str:
     subfolder = options.pop("subfolder", None)
     if not os.path.isdir(name):
         if name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise ValueError(f"there is no folder {shown(name)}")
+            raise ValueError(f"there is no folder {name}")
         hub = ("cache_dir", "force_download", "local_files_only", "revision", "token")
         hub_options = {key: options[key] for key in hub if options.get(key) is not None}
         try:
