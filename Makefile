@@ -1,5 +1,5 @@
 # `make demo` and `make test` work on a fresh clone: each installs what it needs, once.
-.PHONY: demo test test-slow lint train-tiny judge bench eval-tiny
+.PHONY: demo test test-slow lint train-tiny judge bench eval-tiny lock test-versions check-wheel check-platforms
 python = .venv/bin/python
 
 demo:
@@ -11,7 +11,7 @@ test:
 	$(python) -m pytest
 
 test-slow:
-	bash init_env.sh train dev
+	bash init_env.sh dev
 	$(python) -m pytest -m "not gpu"
 
 lint:
@@ -34,3 +34,22 @@ eval-tiny:
 bench:
 	bash init_env.sh
 	$(python) -m llada_v bench --accuracy
+
+# For those who change the project, see CONTRIBUTING.md.
+
+lock:
+	bash init_env.sh dev
+	bash scripts/dev/lock.sh
+
+test-versions:
+	bash init_env.sh dev
+	bash scripts/dev/test_versions.sh lowest 3.12
+	bash scripts/dev/test_versions.sh newest 3.13
+
+check-wheel:
+	bash init_env.sh dev
+	bash scripts/dev/check_wheel.sh
+
+check-platforms:
+	bash init_env.sh dev
+	bash scripts/dev/check_platforms.sh
