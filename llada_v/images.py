@@ -9,6 +9,7 @@ LOAD_TRUNCATED_IMAGES). Nothing here follows or turns one, so threads may read a
 import io
 import struct
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,6 +33,7 @@ FLOAT_WHITES = (1, 255, 65535)  # what white may be in greys with a fraction
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # the tag and the value of a TIFF that is stored as its negative
 
 
+@cache
 def picture_suffixes() -> frozenset[str]:
     """Endings of the files that `load_image` reads, in small letters, with the dot."""
     Image.init()

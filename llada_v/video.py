@@ -17,6 +17,10 @@ from .images import is_left_behind, load_image
 
 FrameRule = Callable[[int, float], list[int]]
 Result = TypeVar("Result")
+VIDEO_SUFFIXES = frozenset(
+    ".3g2 .3gp .asf .avi .divx .f4v .flv .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .ogv .rm .rmvb .ts "
+    ".vob .webm .wmv".split()
+)
 FOLDER_FPS = 2.0  # frame folders are stored at two frames a second
 
 

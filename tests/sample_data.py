@@ -21,8 +21,8 @@ MIXED = [
     {"conversations": turns("<image> <image> differ?") + turns("Sure?", "No"), "image": ["wide.png", "small.png"]},
     {"conversations": turns("<image>\nWhich way?"), "video": "film.mp4"},
     {"conversations": turns("<image>\nWhich way?"), "video": "frames"},
-    {"conversations": turns("No <image> here"), "image": None, "video": None},
-    {"conversations": turns("Nor here"), "image": []},
+    {"conversations": turns("No <image> here")},
+    {"conversations": turns("Nor here"), "image": [], "video": None},
     {"conversations": [{"from": "gpt", "value": "Hello."}, *turns("é 漢字 12", "ok ok")]},
 ]
 KINDS = ["text", "image", "image", "images", "video", "video", "text", "text", "text"]

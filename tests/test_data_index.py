@@ -1,8 +1,10 @@
 """Mixtures take the records they say, and the index holds them all, is made once, and is never seen half made."""
 
+import errno
 import json
 import multiprocessing
 import os
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -48,6 +50,31 @@ def indexed(folder, data, seed=0) -> list:
 )
 def test_braces_stand_for_several_names(pattern, names):
     assert expand_braces(pattern) == names
+
+
+ENDLESS = ["{0..999999999}", "{1..999999999999}", "{a,b}" * 40, "{0..999}{0..999}", "{0..99999}{a,b}"]
+
+
+@pytest.mark.parametrize("pattern", ENDLESS)
+def test_braces_that_stand_for_very_many_names_are_one_error(tmp_path, pattern):
+    with pytest.raises(ValueError, match=r"stands for [\d,]+ files, more than the 100,000 of one data set"):
+        expand_braces(pattern)
+    (tmp_path / "mix.yaml").write_text(yaml.safe_dump({"datasets": [{"json_path": pattern}]}))
+    with pytest.raises(ValueError, match="more than the 100,000 of one data set"):
+        list_sources(str(tmp_path / "mix.yaml"), str(tmp_path))
+
+
+def test_very_many_names_one_by_one_are_one_error_too(tmp_path):
+    entry = {"json_path": "a{0..99999}.json"}
+    (tmp_path / "mix.yaml").write_text(yaml.safe_dump({"datasets": [entry, dict(entry)]}))
+    for data in (str(tmp_path / "mix.yaml"), [entry["json_path"]] * 2):
+        with pytest.raises(ValueError, match="more than the 100,000 of one data set"):
+            list_sources(data, str(tmp_path))
+
+
+def test_a_number_of_thousands_of_digits_is_one_error():
+    with pytest.raises(ValueError, match="has a number of more than 18 digits"):
+        expand_braces("{0..%s}" % ("9" * 5000))
 
 
 @pytest.mark.parametrize("pattern", ["a{b", "a}b", "{3..1}", "{a,{b,c}}"])
@@ -133,6 +160,12 @@ def test_a_mixture_may_name_image_roots_of_its_own(tmp_path):
     assert [source.image_roots for source in found] == [(str(tmp_path), "."), (str(tmp_path / "own"),)]
 
 
+def test_a_mixture_that_is_not_utf_8_is_refused(tmp_path):
+    (tmp_path / "mix.yaml").write_bytes("datasets: [{json_path: é.json}]".encode("latin-1"))
+    with pytest.raises(ValueError, match="mix.yaml is not UTF-8 text"):
+        list_sources(str(tmp_path / "mix.yaml"), str(tmp_path))
+
+
 @pytest.mark.parametrize(
     "text, told",
     [
@@ -144,6 +177,15 @@ def test_a_mixture_may_name_image_roots_of_its_own(tmp_path):
         ("datasets: [{json_path: a.json, weight: 2}]", "an entry has the keys json_path, sampling_strategy"),
         ("datasets: [{json_path: a.json, sampling_strategy: 3}]", "an entry has the keys json_path"),
         ("datasets: [{json_path: a.json, image_root: 3}]", "an entry has the keys json_path"),
+        ("datasets: [{json_path: mix.yaml}]", "names the mixture mix.yaml; a mixture names data files alone"),
+        ("datasets: [{json_path: 'm{a,b}.yaml'}]", "names the mixture m{a,b}.yaml; a mixture names data files alone"),
+        ("datasets: &a [*a]", "is not valid YAML: an alias stands for a list or mapping; write it out"),
+        (
+            "a: &a [x, x]\nb: &b [*a, *a]\ndatasets: [*b, *b]",
+            "is not valid YAML: an alias stands for a list or mapping",
+        ),
+        ("datasets: " + "[" * 5000, "is not valid YAML: it is nested too deep"),
+        ("datasets: []\ndatasets: []", "is not valid YAML: the key 'datasets' is there twice"),
     ],
 )
 def test_a_file_that_is_no_mixture_is_refused(tmp_path, text, told):
@@ -206,13 +248,27 @@ def test_a_broken_file_leaves_no_index(tmp_path):
     assert [file.suffix for file in (tmp_path / "index").iterdir()] in ([], [".lock"])
 
 
-def test_a_folder_that_cannot_be_written_is_said_so(tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise PermissionError("read-only")
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+@pytest.mark.parametrize("place", ["mkdir", "build"])
+def test_a_folder_that_cannot_be_written_is_said_so(tmp_path, monkeypatch, number, place):
+    def refuse(folder, *args, **kwargs):
+        raise OSError(number, os.strerror(number), str(folder))
 
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(PermissionError, match="cannot write to .*index.*: read-only; name another folder as index_fol"):
-        make_once(tmp_path / "index" / "a", lambda draft: None)
+    if place == "mkdir":
+        monkeypatch.setattr(Path, "mkdir", refuse)
+    told = f"cannot write to {tmp_path}/index, where .*: {os.strerror(number)}; name another folder as index_folder"
+    with pytest.raises(OSError, match=told):
+        make_once(tmp_path / "index" / "a", refuse)
+    monkeypatch.undo()
+    assert {file.name for file in tmp_path.glob("index/*")} <= {"a.lock"}
+
+
+def test_what_cannot_be_read_is_not_called_a_folder_that_cannot_be_written(tmp_path):
+    def build(draft):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "data.json"))
+
+    with pytest.raises(PermissionError, match="data.json"):
+        make_once(tmp_path / "a", build)
 
 
 def test_what_a_killed_process_left_is_swept_away(tmp_path):
@@ -255,3 +311,24 @@ def test_numbers_may_be_numpys_own(tmp_path):
     write(tmp_path / "a.json", [1, 2])
     found = open_index(list_sources(str(tmp_path / "a.json"), str(tmp_path)), None, 0)
     assert parsed(found[np.int64(1)].entry)["id"] == 2
+
+
+def build_for_ever(folder):
+    """In a process: begin to have a folder made."""
+
+    def build(draft):
+        draft.mkdir()
+        time.sleep(600)
+
+    make_once(folder / "index", build)
+
+
+def test_a_lock_is_gone_with_a_killed_process(tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=build_for_ever, args=(tmp_path,))
+    process.start()
+    while not list(tmp_path.glob("index.draft-*")):
+        time.sleep(0.01)
+    process.kill()
+    process.join(60)
+    make_once(tmp_path / "index", lambda draft: draft.mkdir())
+    assert {file.name for file in tmp_path.iterdir()} - {"index.lock"} == {"index"}

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from llada_v.data import sources
-from llada_v.data.sources import Entry, parsed, read_entries
+from llada_v.data.sources import Entry, name_of, parsed, read_entries
 
 RECORDS = [
     {"id": 1, "text": 'a "quoted" } ] , { [ \\ word', "deep": {"list": [1, [2, {"x": None}], "}"]}},
@@ -113,7 +113,11 @@ def test_lines_are_numbered_as_an_editor_does(tmp_path):
 
 @pytest.mark.parametrize(
     "line, told",
-    [(b"no", "it is not valid JSON"), (b"\xff\xfe{", "it is not valid JSON"), (b"[1]", "a record is a JSON object")],
+    [
+        (b"no", "it is not valid JSON"),
+        (b"\xff\xfe{", "it is not UTF-8 text .byte 0 is 0xff.; convert its file"),
+        (b"[1]", "a record is a JSON object"),
+    ],
 )
 def test_a_line_that_is_no_record_is_an_entry_that_cannot_be_parsed(tmp_path, line, told):
     (tmp_path / "a.jsonl").write_bytes(b'{"id": 1}\n' + line + b'\n{"id": 3}\n')
@@ -148,7 +152,7 @@ def test_a_tars_samples_are_its_files_side_by_side(tmp_path):
         ("a/2.json", b'{"id": 2}'),
         ("a/2.left.png", png((5, 6))),
         ("a/2.right.png", png((7, 8))),
-        ("a/2.txt", b"left alone"),
+        ("a/2.txt", b"for its reader to refuse"),
         ("b/2.json", b'{"id": 3}'),
     ]
     file = write_tar(tmp_path / "a.tar", members)
@@ -156,11 +160,11 @@ def test_a_tars_samples_are_its_files_side_by_side(tmp_path):
     assert [parsed(entry)["id"] for entry in (first, second, third)] == [1, 2, 3]
     assert [[blob.name for blob in entry.blobs] for entry in (first, second, third)] == [
         ["1.jpg"],
-        ["2.left.png", "2.right.png"],
+        ["2.left.png", "2.right.png", "2.txt"],
         [],
     ]
     raw = file.read_bytes()
-    for blob, content in zip(first.blobs + second.blobs, (members[0], members[3], members[4]), strict=True):
+    for blob, content in zip(first.blobs + second.blobs, (members[0], *members[3:6]), strict=True):
         assert raw[blob.offset : blob.offset + blob.size] == content[1]
 
 
@@ -177,6 +181,86 @@ def test_a_tar_that_cannot_be_read_by_offsets_is_refused_by_name(tmp_path, mode)
         file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ValueError, match="a.tar cannot be read as an uncompressed tar"):
         list(read_entries(file))
+
+
+LEFT_BEHIND = ["._1.json", "a/._1.png", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/a/._1.png", "@eaDir/1.png"]
+
+
+def test_what_desktops_leave_in_a_tar_is_passed_over(tmp_path):
+    members = [(name, b"junk") for name in LEFT_BEHIND]
+    members += [("./a/1.json", b'{"id": 1}'), *members[:4], ("./a/1.png", png((3, 4))), *members[4:]]
+    (entry,) = read_entries(write_tar(tmp_path / "a.tar", members))
+    assert parsed(entry) == {"id": 1} and [blob.name for blob in entry.blobs] == ["1.png"]
+
+
+def test_a_record_that_is_there_twice_is_refused(tmp_path):
+    file = write_tar(tmp_path / "a.tar", [("1.json", b"{}"), ("1.json", b"{}")])
+    with pytest.raises(ValueError, match="a.tar has 1.json twice"):
+        list(read_entries(file))
+
+
+# What a record must not be
+
+
+DEEP = b'{"a":' * 5000 + b"1" + b"}" * 5000
+ODD = {
+    "a lone surrogate": (b'{"a": ["\\udc80"]}', r"it holds half a character, '\\udc80' \(a lone surrogate\)"),
+    "nested": (b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}", "it is not valid JSON: it is nested more than 64 deep"),
+    "nested past the parser's end": (DEEP, "it is nested more than 64 deep"),
+    "not a number": (b'{"a": NaN}', "it is not valid JSON: NaN is no number of JSON; write null"),
+    "infinite": (b'{"a": -Infinity}', "-Infinity is no number of JSON"),
+    "huge": (b'{"a": 1e999}', "1e999 is no number of JSON"),
+    "too many digits": (b'{"a": ' + b"1" * 5000 + b"}", "it is not valid JSON: .*4300 digits"),
+    "a key twice": (b'{"a": {"b": 1, "b": 2}}', "the key 'b' is there twice"),
+    "Latin-1": ('{"a": "é"}'.encode("latin-1"), "it is not UTF-8 text .byte 7 is 0xe9.; .* iconv -f LATIN1 -t UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_would_break_or_lose_something_later_is_one_bad_record(tmp_path, name):
+    text, told = ODD[name]
+    (tmp_path / "a.jsonl").write_bytes(b'{"id": 1}\n' + text + b'\n{"id": "\\ud83d\\ude00"}\n')
+    first, odd, last = read_entries(tmp_path / "a.jsonl")
+    assert parsed(first) == {"id": 1} and parsed(last) == {"id": "\U0001f600"}
+    with pytest.raises(ValueError, match=told):
+        parsed(odd)
+
+
+@pytest.mark.parametrize("name", set(ODD) - {"nested past the parser's end", "Latin-1"})
+def test_in_an_array_too_only_the_odd_record_is_bad(tmp_path, name):
+    (tmp_path / "a.json").write_bytes(b"[{}, " + ODD[name][0] + b', {"id": 3}]')
+    first, odd, last = read_entries(tmp_path / "a.json")
+    assert parsed(last) == {"id": 3}
+    with pytest.raises(ValueError, match=ODD[name][1]):
+        parsed(odd)
+
+
+def test_an_array_nested_past_the_parsers_end_is_refused_with_the_place(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"[{}, " + DEEP + b"]")
+    with pytest.raises(
+        ValueError, match="a.json is not valid JSON: record 1: it is nested more than 64 deep .character 5"
+    ):
+        list(read_entries(tmp_path / "a.json"))
+
+
+@pytest.mark.parametrize(
+    "text, name", [(b'{"id": "a7"}', "'a7'"), (b'{"id": null}', "3"), (b"[]", "3"), (b"no", "3"), (DEEP, "3")]
+)
+def test_errors_call_a_record_by_its_id_or_else_its_number(text, name):
+    assert name_of(Entry(text, 3)) == name
+    assert len(name_of(Entry(b'{"id": "' + b"a" * 1000 + b'"}', 3))) == 80
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_another_encoding_is_one_error_that_says_how_to_convert(tmp_path, suffix, encoding):
+    file = tmp_path / f"a{suffix}"
+    file.write_bytes(('{"id": 1}\n' * 3).encode(encoding))
+    kind, order = encoding[:6].upper(), encoding[7:].upper()
+    told = f"{file} is {kind} text, not UTF-8; convert it: iconv -f {kind}{order} -t UTF-8 {file} > NEW"
+    with pytest.raises(ValueError) as caught:
+        list(read_entries(file))
+    assert str(caught.value) == told
 
 
 # Any file

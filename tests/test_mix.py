@@ -159,10 +159,10 @@ def test_visualwebinstructs_rows_become_an_array(tmp_path, capsys):
 @pytest.mark.parametrize(
     "text, told",
     [
-        ('{"conversations": [}', "line 1 of .*a.jsonl: it is not valid JSON"),
-        ('\n{"question": "Why?"}', "line 2 of .*a.jsonl: the record has no conversations"),
-        ('{"conversations": [{"role": "user", "content": "?"}]}', "line 1 of .*: a turn has 'from'"),
-        ('{"image": 3, "conversations": [{"from": "gpt", "value": ""}]}', "line 1 of .*: 'image' is 3"),
+        ('{"conversations": [}', "record 1 of .*a.jsonl: it is not valid JSON"),
+        ('\n{"question": "Why?"}', "record 2 of .*a.jsonl: the record has no conversations"),
+        ('{"conversations": [{"role": "user", "content": "?"}]}', "record 1 of .*: a turn has 'from'"),
+        ('{"image": 3, "conversations": [{"from": "gpt", "value": ""}]}', "record 1 of .*: 'image' is 3"),
         ("", "holds no row"),
     ],
 )

@@ -7,6 +7,7 @@ The fingerprint covers path, size, time of change and sampling of every source: 
 in memory is what is being looked at; a process holds nothing that grows with the number of records.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -28,7 +29,8 @@ from .sources import Blob, Entry, read_entries
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the files below; a change makes older indexes unknown
+FORMAT = 2  # of the files below; a change makes older indexes unknown
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 BATCH_BYTES = 4 << 20
 BLOB = pa.struct([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
 SCHEMA = pa.schema([("text", pa.binary()), ("source", pa.int32()), ("number", pa.int64()), ("blobs", pa.list_(BLOB))])
@@ -121,28 +123,39 @@ def fingerprint(description) -> str:
 def make_once(target: Path, build: Callable[[Path], None]) -> None:
     """Have `build` make a draft of the folder `target` and give it its name, unless it is there.
 
-    Of several processes one builds and the others wait. What is there under its name is always whole.
+    Of several processes one builds and the others wait, by a lock (flock) that is gone with its process. On a network
+    file system without locks two may build at once: each has a draft of its own, and the first one's counts. What is
+    there under its name is always whole. Raises OSError with a remedy where the folder cannot be written.
     """
     if target.is_dir():
         return
+    draft = target.with_name(f"{target.name}.draft-{socket.gethostname()}-{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = locked(FileLock(f"{target}.lock"))
-    except PermissionError as error:
-        raise PermissionError(
-            f"cannot write to {target.parent}, where the index of the records is kept: {error}; "
-            "name another folder as index_folder"
-        ) from error
-    draft = target.with_name(f"{target.name}.draft-{socket.gethostname()}-{os.getpid()}")
+    except OSError as error:
+        raise not_written(target.parent, error) from error
     try:
         if not target.is_dir():
             for old in target.parent.glob(f"{target.name}.draft-*"):  # of a process that was killed
                 shutil.rmtree(old)
             build(draft)
             draft.rename(target)
+    except OSError as error:
+        if error.errno in NO_ROOM or str(error.filename).startswith(str(draft)):
+            raise not_written(target.parent, error) from error
+        raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         lock.release()
+
+
+def not_written(folder: Path, error: OSError) -> OSError:
+    """The error that says what to do where an index cannot be written: no right to, a read-only disk, a full one."""
+    return type(error)(
+        f"cannot write to {folder}, where the index of the records is kept: {error.strerror or error}; "
+        "name another folder as index_folder"
+    )
 
 
 def locked(lock: FileLock) -> FileLock:

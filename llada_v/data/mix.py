@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..conversation import NO_THINK, THINK
-from .sources import parsed, read_entries
+from .sources import name_of, parsed, read_entries
 from .writing import write_array
 
 MAX_RATIO = 5
@@ -62,7 +62,7 @@ def records_of(file: Path, suffix_of) -> Iterator[dict]:
         try:
             yield with_suffixes(parsed(entry), suffix_of)
         except ValueError as error:
-            raise ValueError(f"record {entry.number} of {file}: {error}") from error
+            raise ValueError(f"record {name_of(entry)} of {file}: {error}") from error
 
 
 def mix(normal: str | Path, reasoning: str | Path, output: str | Path, seed: int) -> tuple[int, int, tuple[int, int]]:

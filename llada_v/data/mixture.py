@@ -12,6 +12,7 @@ A mixture is YAML:
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ import numpy as np
 from .sources import SUFFIXES
 from .yaml_text import read_yaml
 
+MAX_FILES = 100_000
+MAX_DIGITS = 18
 KEYS = ("json_path", "sampling_strategy", "image_root")
 STRATEGIES = "all, first:N, end:N or random:N, with N a number of records or P%"
 
@@ -38,13 +41,14 @@ def list_sources(data: str | list[str], image_root: str | list[str]) -> list[Sou
 
     Raises FileNotFoundError for a missing file or image root, ValueError for a name or mixture that cannot be read.
     """
-    sources = []
+    sources: list[Source] = []
     for pattern in [data] if isinstance(data, str) else data:
         for name in expand_braces(pattern):
             if name.endswith((".yaml", ".yml")):
                 sources += read_mixture(Path(name), image_root)
             else:
                 sources.append(Source(Path(name), "all", roots_of(image_root)))
+            check_number(len(sources), "data")
     if not sources:
         raise ValueError("data names no file; give at least one")
     for source in sources:
@@ -72,21 +76,34 @@ def check_source(source: Source) -> None:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """The names that a pattern stands for: `{a,b}` one of the words, `{08..11}` one of the numbers, as in a shell."""
-    choices = []
+    """The names that a pattern stands for: `{a,b}` one of the words, `{08..11}` one of the numbers, as in a shell.
+
+    Raises ValueError for braces that stand for nothing, or for more than MAX_FILES names.
+    """
+    choices: list[Sequence[str]] = []
     for part in re.split(r"(\{[^{}]*\})", pattern):
-        numbers = re.fullmatch(r"\{(\d+)\.\.(\d+)\}", part)
+        numbers = re.fullmatch(r"\{([0-9]+)\.\.([0-9]+)\}", part)
         if numbers:
             first, last = numbers.groups()
+            if max(len(first), len(last)) > MAX_DIGITS:
+                raise ValueError(f"{pattern:.200} has a number of more than {MAX_DIGITS} digits")
+            check_number(int(last) - int(first) + 1, pattern)
             choices.append([f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)])
         elif part.startswith("{") and part.endswith("}"):
             choices.append([word.strip() for word in part[1:-1].split(",")])
         else:
             choices.append([part])
+        check_number(math.prod(len(words) for words in choices), pattern)
     names = ["".join(words) for words in itertools.product(*choices)]
     if not names or any("{" in name or "}" in name for name in names):
-        raise ValueError(f"{pattern} has braces that stand for nothing; write {{a,b}} or {{000..012}}")
+        raise ValueError(f"{pattern:.200} has braces that stand for nothing; write {{a,b}} or {{000..012}}")
     return names
+
+
+def check_number(count: int, what: str | Path) -> None:
+    """Raise ValueError for more files than are read as one data set."""
+    if count > MAX_FILES:
+        raise ValueError(f"{what!s:.200} stands for {count:,} files, more than the {MAX_FILES:,} of one data set")
 
 
 def read_mixture(file: Path, image_root: str | list[str]) -> list[Source]:
@@ -95,13 +112,19 @@ def read_mixture(file: Path, image_root: str | list[str]) -> list[Source]:
     entries = mixture.get("datasets") if isinstance(mixture, dict) else None
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"{file} is not a mixture: expected 'datasets', a list of entries with 'json_path'")
-    sources = []
+    sources: list[Source] = []
     for entry in entries:
         strategy, root = entry.get("sampling_strategy", "all"), entry.get("image_root", image_root)
         texts = [entry.get("json_path"), strategy, *(root if isinstance(root, list) else [root])]
         if set(entry) - set(KEYS) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{file}: an entry has the keys {', '.join(KEYS)}, the last two optional; found {entry!r}")
-        sources += [Source(Path(name), strategy, roots_of(root)) for name in expand_braces(entry["json_path"])]
+            raise ValueError(
+                f"{file}: an entry has the keys {', '.join(KEYS)}, the last two optional; found {entry!r:.300}"
+            )
+        names = expand_braces(entry["json_path"])
+        if any(name.endswith((".yaml", ".yml")) for name in names):
+            raise ValueError(f"{file} names the mixture {entry['json_path']}; a mixture names data files alone")
+        sources += [Source(Path(name), strategy, roots_of(root)) for name in names]
+        check_number(len(sources), file)
     return sources
 
 

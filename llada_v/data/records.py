@@ -3,14 +3,26 @@
 A picture is found under the first image root that holds it, or inside the tar that its record comes from.
 """
 
+import json
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..conversation import list_of
+from ..conversation import IMAGE, list_of
+from ..images import picture_suffixes
+from ..video import VIDEO_SUFFIXES
 from .index import RecordIndex, open_index
 from .mixture import Source, list_sources
-from .sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Blob, parsed
+from .sources import NO_FILE, Blob, name_of, parsed
+
+# Keys under which other projects keep the files of a record; metadata such as "image_id" is not among them.
+OTHER_NAMES = re.compile(
+    r"(images?|imgs?|pics?|pictures?|photos?|videos?|clips?|frames?|visuals?|media)"
+    r"([_-]?(paths?|files?|file_?names?|names?|urls?|uris?|list|bytes|data|base64))?",
+    re.IGNORECASE,
+)
 
 
 class BadRecord(ValueError):
@@ -51,35 +63,73 @@ class Records:
     def bad(self, number: int, reason: object) -> BadRecord:
         """The error that says what is wrong with a record: by its id, or else by its number in its file."""
         entry, source = self.index[number]
-        try:
-            name = parsed(entry).get("id", entry.number)
-        except ValueError:
-            name = entry.number
-        return BadRecord(f"record {name!r} of {self.sources[source].file}: {reason}")
+        return BadRecord(f"record {name_of(entry)} of {self.sources[source].file}: {reason}")
 
 
 def with_files(record: dict, blobs: tuple[Blob, ...], source: Source) -> dict:
-    """The record with its pictures and videos where they can be read."""
-    record = dict(record)
-    if len(list_of(record.get("video"))) > 1:
-        raise ValueError(f"a record has one video; this one names {len(record['video'])}")
-    for key, suffixes in (("image", IMAGE_SUFFIXES), ("video", VIDEO_SUFFIXES)):
-        names = list_of(record.get(key))
-        inside = [blob for blob in blobs if blob.name.rpartition(".")[2].lower() in suffixes]
-        if source.file.suffix == ".tar":
-            files = [read_blob(source.file, blob) for blob in chosen_blobs(names, inside, key)]
-        else:
-            files = [find(name, source.image_roots) for name in names]
-        record[key] = files if key == "image" else files[0] if files else None
-    return record
+    """The record with its pictures and videos where they can be read.
+
+    Raises ValueError for names that are none, for keys that name pictures where nothing looks for them, and for what
+    lies beside the record in a tar and is neither picture nor video.
+    """
+    names = {key: names_of(record, key) for key in ("image", "video")}
+    if len(names["video"]) > 1:
+        raise ValueError(f"a record has one video; this one names {len(names['video'])}")
+    if source.file.suffix == ".tar":
+        found = files_beside(names, blobs)
+        files = {key: [read_blob(source.file, blob) for blob in found[key]] for key in found}
+    else:
+        files = {key: [find(name, source.image_roots) for name in names[key]] for key in names}
+    if not files["image"] and not files["video"]:
+        check_text_record(record)
+    return record | {"image": files["image"], "video": files["video"][0] if files["video"] else None}
 
 
-def chosen_blobs(names: list, blobs: list[Blob], kind: str) -> list[Blob]:
+def names_of(record: dict, key: str) -> list:
+    """The files that a record names under a key; none where that is absent, null, "" or []."""
+    names = [] if record.get(key) == "" else list_of(record.get(key))
+    for name in names:
+        if isinstance(name, str) and (not name.strip() or os.path.normpath(name) in (".", "..")):
+            raise ValueError(f'{key!r} names {name!r}, which is no file; null, "" or [] stand for none')
+    return names
+
+
+def check_text_record(record: dict) -> None:
+    """Raise ValueError for a record without files that seems to be meant to have some."""
+    for key, value in record.items():
+        if OTHER_NAMES.fullmatch(key) and value not in (None, "", []):
+            raise ValueError(f"nothing reads its key {key!r}; a record names files under 'image' or 'video'")
+    for key in {"image", "video"} & record.keys():
+        if IMAGE in json.dumps(record.get("conversations"), ensure_ascii=False):
+            raise ValueError(
+                f"{key!r} is {record[key]!r}, but its text has {IMAGE}; name the file, or leave the key out to have "
+                f"{IMAGE} read as text"
+            )
+
+
+def files_beside(names: dict[str, list], blobs: tuple[Blob, ...]) -> dict[str, list[Blob]]:
     """The files of a tar's sample that its record names, by name or else in order; all where it names none."""
+    kinds: dict[str, list[Blob]] = {"image": [], "video": []}
+    for blob in blobs:
+        suffix = Path(blob.name).suffix.lower()
+        kind = "video" if suffix in VIDEO_SUFFIXES else "image" if suffix in picture_suffixes() else None
+        if kind is None or blob.size == NO_FILE:
+            told = "a link, not a file" if blob.size == NO_FILE else "neither a picture nor a video that can be read"
+            raise ValueError(f"{blob.name} beside it in the tar is {told}; mend it, or leave it out of the tar")
+        kinds[kind].append(blob)
+    if not any(names.values()):
+        if all(kinds.values()):
+            raise ValueError("a picture and a video lie beside it in the tar; name the one that is meant")
+        return kinds
     by_name = {blob.name: blob for blob in blobs}
-    if names and all(isinstance(name, str) and Path(name).name in by_name for name in names):
+    return {kind: chosen_blobs(names[kind], by_name, kinds[kind], kind) if names[kind] else [] for kind in names}
+
+
+def chosen_blobs(names: list, by_name: dict[str, Blob], blobs: list[Blob], kind: str) -> list[Blob]:
+    """The files that a record names as one kind, by name or else in order."""
+    if all(isinstance(name, str) and Path(name).name in by_name for name in names):
         return [by_name[Path(name).name] for name in names]
-    if names and len(names) != len(blobs):
+    if len(names) != len(blobs):
         raise ValueError(f"it names {len(names)} files as {kind}, but the tar holds {len(blobs)} beside it")
     return blobs
 

@@ -5,21 +5,25 @@ it is said when it is read, so that a check can list all of them. A JSON array c
 """
 
 import json
+import math
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ..images import is_left_behind
+
 SUFFIXES = (".json", ".jsonl", ".tar")
-IMAGE_SUFFIXES = frozenset("jpg jpeg png webp gif bmp tif tiff ppm".split())
-VIDEO_SUFFIXES = frozenset("mp4 webm mkv avi mov m4v".split())
 CHUNK = 1 << 20  # characters read at a time
 UNFINISHED = 16  # a mistake this close to the end of what was read may be half a word: "tru", "\u12"
 BOM = b"\xef\xbb\xbf"
+MAX_DEPTH = 64  # lists and objects inside each other; a record of conversations needs three
+NO_FILE = -1  # size of a member of a tar that is no file but a link or the like
 
 
 class Blob(NamedTuple):
-    """A picture or video inside a tar: its file name, and where its bytes lie."""
+    """What lies beside a record inside a tar: its file name, and where its bytes are."""
 
     name: str
     offset: int
@@ -55,18 +59,99 @@ def read_entries(file: str | Path, may_be_empty: bool = False) -> Iterator[Entry
 
 
 def parsed(entry: Entry) -> dict:
-    """The record that an entry's text stands for."""
+    """The record that an entry's text stands for.
+
+    Raises ValueError for what is not JSON by its standard, and for what would lose or break something later on: a key
+    given twice, half a character (a lone surrogate), lists and objects more than MAX_DEPTH inside each other.
+    """
     try:
-        record = json.loads(entry.text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        text = entry.text.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"it is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}); "
+            "convert its file, from Latin-1 with: iconv -f LATIN1 -t UTF-8 FILE > NEW"
+        ) from error
+    try:
+        record = STRICT.decode(text)
+        if text.count("{") + text.count("[") > MAX_DEPTH:
+            check_depth(record, MAX_DEPTH)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from None
+    except ValueError as error:
         raise ValueError(f"it is not valid JSON: {error}") from error
     if not isinstance(record, dict):
         raise ValueError(f"a record is a JSON object; this one is {record!r:.60}")
+    if (half := lone_surrogate(record, text)) is not None:
+        raise ValueError(f"it holds half a character, {half!r} (a lone surrogate), which is no text; mend or remove it")
     return record
+
+
+def name_of(entry: Entry) -> str:
+    """What errors call a record: its id, or else its number in its file."""
+    try:
+        record = json.loads(entry.text)
+    except (ValueError, RecursionError):
+        record = None
+    name = record.get("id") if isinstance(record, dict) else None
+    return f"{entry.number if name is None else name!r:.80}"
+
+
+def unique(pairs: list[tuple[str, object]]) -> dict:
+    """The object of these pairs. Raises ValueError for a key that is there twice: one value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.80} is there twice")
+    return found
+
+
+def finite(digits: str) -> float:
+    """The number of these digits. Raises ValueError for one that is too large, or none: JSON has no NaN."""
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits:.20} is no number of JSON; write null where there is none")
+    return number
+
+
+STRICT = json.JSONDecoder(object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+
+
+def check_depth(value, left: int) -> None:
+    """Raise ValueError where lists and objects are more than `left` deep inside each other."""
+    if left < 0:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    for part in value.values() if isinstance(value, dict) else value:
+        if isinstance(part, (dict, list)):
+            check_depth(part, left - 1)
+
+
+def lone_surrogate(record: dict, text: str) -> str | None:
+    """The first half of a character anywhere in a record, which is written as one of its text's escapes."""
+    if not re.search(r"\\u[dD][89a-fA-F]", text):
+        return None
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return error.object[error.start]
+    return None
+
+
+def check_encoding(file: Path) -> None:
+    """Raise ValueError for a file of UTF-16 or UTF-32, with or without a mark at its start."""
+    with file.open("rb") as stream:
+        start = stream.read(4)
+    is_marked = start.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"))
+    if is_marked or b"\0" in start:
+        bits = 32 if start.count(b"\0") >= (2 if is_marked else 3) else 16
+        order = "" if is_marked else "LE" if start[:1] != b"\0" else "BE"
+        raise ValueError(
+            f"{file} is UTF-{bits} text, not UTF-8; convert it: iconv -f UTF-{bits}{order} -t UTF-8 {file} > NEW"
+        )
 
 
 def array_entries(file: Path) -> Iterator[Entry]:
     """The objects of a JSON array."""
+    check_encoding(file)
     buffer = ArrayBuffer(file)
     with buffer:
         first = buffer.next_letter()
@@ -95,7 +180,7 @@ class ArrayBuffer:
     def __init__(self, file: Path):
         self.file = file
         self.stream = file.open(encoding="utf-8-sig")
-        self.decoder = json.JSONDecoder()
+        self.decoder = json.JSONDecoder(parse_int=str)  # of any length: what is wrong with a record is its own error
         self.text, self.at = "", 0  # what is read, and where in it we are
         self.passed = 0  # characters of the file before `text`
 
@@ -141,6 +226,8 @@ class ArrayBuffer:
             try:
                 value, end = self.decoder.raw_decode(self.text, self.at)
                 break
+            except RecursionError:
+                self.fail(f"record {number}: it is nested more than {MAX_DEPTH} deep")
             except json.JSONDecodeError as error:
                 is_unfinished = error.msg.startswith("Unterminated") or error.pos >= len(self.text) - UNFINISHED
                 place = self.passed + error.pos
@@ -148,7 +235,8 @@ class ArrayBuffer:
                     self.fail(f"record {number}: {error.msg}", place - self.passed)
         if not isinstance(value, dict):
             raise ValueError(
-                f"{self.file} must hold an array of records (JSON objects); number {number} is {value!r:.60}"
+                f"{self.file} must hold an array of records (JSON objects); number {number} is "
+                f"{self.text[self.at : end]:.60}"
             )
         text = self.text[self.at : end].encode()
         self.at = end
@@ -157,6 +245,7 @@ class ArrayBuffer:
 
 def line_entries(file: Path) -> Iterator[Entry]:
     """The lines of a JSON Lines file that are not blank."""
+    check_encoding(file)
     with file.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             text = (line.removeprefix(BOM) if number == 1 else line).strip()
@@ -165,26 +254,31 @@ def line_entries(file: Path) -> Iterator[Entry]:
 
 
 def tar_entries(file: Path) -> Iterator[Entry]:
-    """The samples of a WebDataset tar: files side by side whose names agree up to the first dot, one of them .json."""
+    """The samples of a WebDataset tar: files side by side whose names agree up to the first dot, one of them .json.
+
+    What desktops leave among the files of their users is passed over.
+    """
     try:
         with tarfile.open(file, "r:") as tar:
             key, text, blobs, number = None, None, [], 0
             while (member := tar.next()) is not None:
                 tar.members.clear()  # tarfile keeps every member it has seen
-                if not member.isfile():
+                if member.isdir() or is_left_behind(member.name):
                     continue
-                folder, _, name = member.name.rpartition("/")
+                folder, _, name = member.name.encode(errors="backslashreplace").decode().rpartition("/")
                 stem, _, suffix = name.partition(".")
                 if (folder, stem) != key:
                     if key is not None:
                         yield finished(file, key, text, number, blobs)
                         number += 1
                     key, text, blobs = (folder, stem), None, []
-                kind = suffix.rpartition(".")[2].lower()
-                if suffix == "json":
+                is_file = member.isfile() and not member.issparse()
+                if suffix.lower() == "json" and is_file:
+                    if text is not None:
+                        raise ValueError(f"{file} has {member.name} twice")
                     text = tar.extractfile(member).read().strip()
-                elif kind in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-                    blobs.append(Blob(name, member.offset_data, member.size))
+                else:
+                    blobs.append(Blob(name, member.offset_data, member.size if is_file else NO_FILE))
             if key is not None:
                 yield finished(file, key, text, number, blobs)
     except tarfile.TarError as error:

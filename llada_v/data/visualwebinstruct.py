@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..conversation import list_of, turns_of
-from .sources import line_entries, parsed
+from .sources import line_entries, name_of, parsed
 from .writing import write_array
 
 IMAGES = "images/"
@@ -18,7 +18,7 @@ def convert(source: str | Path, target: str | Path) -> int:
 
     A row keeps its fields. Its id is `vw-<line>` unless it has one; `"image": null` and an empty list are left out;
     paths lose a leading `images/`, for they start from the folder of that name. The output appears only when it is
-    complete. Raises FileNotFoundError for a missing file, ValueError with its line for a row that cannot be used.
+    complete. Raises FileNotFoundError for a missing file, ValueError with its id or line for a row that cannot be used.
     """
     source, target = Path(source), Path(target)
     if not source.is_file():
@@ -36,7 +36,7 @@ def rows_of(source: Path) -> Iterator[dict]:
         try:
             yield record_of(parsed(entry), entry.number)
         except ValueError as error:
-            raise ValueError(f"line {entry.number} of {source}: {error}") from error
+            raise ValueError(f"record {name_of(entry)} of {source}: {error}") from error
     if is_empty:
         raise ValueError(f"{source} holds no row; expected at least one")
 
