@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .measure import MODALITIES, UNKNOWN, Encoding, Measurer, measure_all
 from .records import Records
+from .writing import whole_file
 
 SHOWN = 20  # bad records on the screen; the file has all
 BINS = 20
@@ -69,7 +70,6 @@ class Report:
 
     def write(self, folder: Path) -> None:
         """The report's files."""
-        folder.mkdir(parents=True, exist_ok=True)
         counts, edges = self.histogram()
         report = {
             "records": self.counts,
@@ -77,10 +77,12 @@ class Report:
             "tokens": self.summary(),
             "histogram": {"edges": edges, "records": counts},
         }
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        lines = (json.dumps({"number": number, "reason": reason}, ensure_ascii=False) for number, reason in self.bad)
-        (folder / "bad_records.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        draw_histogram(counts, edges, self.max_length).save(folder / "lengths.png")
+        with whole_file(folder / "report.json") as stream:
+            stream.write(json.dumps(report, indent=2) + "\n")
+        with whole_file(folder / "bad_records.jsonl") as stream:
+            stream.writelines(json.dumps({"number": number, "reason": reason}) + "\n" for number, reason in self.bad)
+        with whole_file(folder / "lengths.png", "wb") as stream:
+            draw_histogram(counts, edges, self.max_length).save(stream, "png")
 
 
 def check(records: Records, processor, encoding: Encoding, workers: int) -> Report:

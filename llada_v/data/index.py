@@ -7,7 +7,6 @@ The fingerprint covers path, size, time of change and sampling of every source: 
 in memory is what is being looked at; a process holds nothing that grows with the number of records.
 """
 
-import errno
 import hashlib
 import json
 import logging
@@ -26,11 +25,11 @@ from tqdm import tqdm
 
 from .mixture import Source, parse_strategy, select
 from .sources import Blob, Entry, read_entries
+from .writing import NOT_WRITABLE
 
 log = logging.getLogger(__name__)
 
 FORMAT = 2  # of the files below; a change makes older indexes unknown
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 BATCH_BYTES = 4 << 20
 BLOB = pa.struct([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
 SCHEMA = pa.schema([("text", pa.binary()), ("source", pa.int32()), ("number", pa.int64()), ("blobs", pa.list_(BLOB))])
@@ -142,7 +141,7 @@ def make_once(target: Path, build: Callable[[Path], None]) -> None:
             build(draft)
             draft.rename(target)
     except OSError as error:
-        if error.errno in NO_ROOM or str(error.filename).startswith(str(draft)):
+        if error.errno in NOT_WRITABLE and str(error.filename or draft).startswith(str(draft)):
             raise not_written(target.parent, error) from error
         raise
     finally:
