@@ -12,14 +12,15 @@ from llada_v import cli
 from llada_v.benchmark import bench as bench_module
 from llada_v.benchmark import memory, shapes
 from llada_v.benchmark import tune as tune_module
+from llada_v.benchmark.batches import Batch, question_batches
 from llada_v.benchmark.bench import Task, bench
+from llada_v.benchmark.candidates import Setting
 from llada_v.benchmark.floor import Machine, Work
-from llada_v.benchmark.prompts import Batch, heldout_items, question_batches
 from llada_v.benchmark.report import equal_share, fastest_without_loss, row_of, table, verdict_on
 from llada_v.benchmark.rounds import Answered, Rounds, Run
-from llada_v.benchmark.settings import Setting
 from llada_v.benchmark.tune import nearest_the_front, stages, tune
-from llada_v.toyworld.judge import Verdict
+from llada_v.cli.bench import heldout_items
+from llada_v.evaluation.extraction import Verdict
 
 CPU = torch.device("cpu")
 MACHINE = Machine(bandwidth=1e9, matrix_rate=1e9)

@@ -13,12 +13,8 @@ from PIL import Image
 from llada_v import SamplerConfig
 from llada_v.benchmark import memory
 from llada_v.benchmark.accuracy import Estimate, difference, front, loses_nothing, share
-from llada_v.benchmark.floor import Machine, Work, count_work, measure_machine
-from llada_v.benchmark.memory import PeakMemory, free_memory
-from llada_v.benchmark.plot import HEIGHT, ON_FRONT, WIDTH, Point, save_plot
-from llada_v.benchmark.prompts import heldout_items, question_batches, random_batches, read_items
-from llada_v.benchmark.rounds import language_layers
-from llada_v.benchmark.settings import (
+from llada_v.benchmark.batches import question_batches, random_batches, read_items
+from llada_v.benchmark.candidates import (
     Setting,
     compared,
     compared_without_confidence,
@@ -28,7 +24,12 @@ from llada_v.benchmark.settings import (
     searched,
     with_plain,
 )
+from llada_v.benchmark.floor import Machine, Work, count_work, measure_machine
+from llada_v.benchmark.memory import PeakMemory, free_memory
+from llada_v.benchmark.plot import HEIGHT, ON_FRONT, WIDTH, Point, save_plot
+from llada_v.benchmark.rounds import language_layers
 from llada_v.benchmark.shapes import SHAPES
+from llada_v.cli.bench import heldout_items
 from llada_v.configuration_llada_v import LladaVConfig
 from llada_v.generation import config
 from llada_v.quantization import quantize

@@ -16,11 +16,12 @@ from published import PLACEHOLDER, fill_in, golden
 from llada_v import LladaVProcessor, cli
 from llada_v.conversation import SYSTEM_PROMPT
 from llada_v.evaluation import results as tables
-from llada_v.evaluation import run, toyworld
+from llada_v.evaluation import run
 from llada_v.evaluation.gen_kwargs import settings_of
 from llada_v.evaluation.prompts import chat_prompt, messages_of, original_prompt
 from llada_v.evaluation.results import Row, draw_table, failed, markdown, read_log, rows_of, save_table
 from llada_v.evaluation.settings import SETTINGS_FILE, Benchmark, Score, chosen_tasks, read_settings
+from llada_v.toyworld import tasks as toyworld
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = Image.new("RGB", (384, 384), "red")
@@ -418,7 +419,7 @@ def queue(monkeypatch, tiny_folder, tmp_path):
     """Run tasks with a scripted lmms-eval: (status, table, the scripted one)."""
     monkeypatch.setattr(run, "check_installed", lambda: None)
     monkeypatch.setattr(run, "version", lambda package: "0")
-    monkeypatch.setattr(run, "write_tasks", lambda count: None)
+    monkeypatch.setattr(toyworld, "write_tasks", lambda count: None)
     monkeypatch.setattr(run, "TASK_FILES", shutil.copytree(run.TASK_FILES, tmp_path / "task files"))
     (run.TASK_FILES / "toyworld" / "data").mkdir(exist_ok=True)
     for name in (*toyworld.ASKED, "multiple_choice"):

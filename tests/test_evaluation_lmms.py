@@ -26,17 +26,17 @@ from lmms_eval.tasks import TaskManager  # noqa: E402
 
 from llada_v import SamplerConfig  # noqa: E402
 from llada_v.answering import DEMO_MODEL, load  # noqa: E402
-from llada_v.evaluation import lmms, toyworld  # noqa: E402
+from llada_v.evaluation import lmms  # noqa: E402
 from llada_v.evaluation.extraction import lettered, option  # noqa: E402
 from llada_v.evaluation.likelihood import log_likelihoods  # noqa: E402
 from llada_v.evaluation.prompts import messages_of  # noqa: E402
 from llada_v.evaluation.results import read_log, rows_of  # noqa: E402
 from llada_v.evaluation.settings import read_settings  # noqa: E402
+from llada_v.toyworld import tasks as toyworld  # noqa: E402
 from llada_v.toyworld.judge import judge  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNT = 8
-DOOR = "evaluation.toyworld"
 SAMPLER = SamplerConfig(gen_length=32, steps=8)
 GENERATED = [f"toyworld_{kind}" for kind in (*toyworld.ASKED, "multiple_choice")]
 
@@ -175,7 +175,7 @@ def test_scoring_of_lmms_evals_own_takes_the_likeliest_choice(tasks, tmp_path):
     folder = tmp_path / "tasks"
     shutil.copytree(tasks, folder)
     text = (folder / "toyworld_likelihood.yaml").read_text()
-    text = text.replace("process_results: !function llada_v.evaluation.toyworld.likeliest\n", "")
+    text = text.replace("process_results: !function llada_v.toyworld.tasks.likeliest\n", "")
     (folder / "toyworld_likelihood.yaml").write_text(text.replace("accuracy", "acc"))
     own = evaluate(folder, ["toyworld_likelihood"], True, "", "num_masks=15")
     ours = evaluate(tasks, ["toyworld_likelihood"], True, "", "num_masks=15")
@@ -211,7 +211,7 @@ def test_a_broken_picture_can_be_skipped_and_is_counted_in_the_table(with_a_brok
 
 
 SCORER = """
-from llada_v.toyworld_door import judged
+from llada_v.toyworld.tasks import judged
 
 
 def scored(doc, results):
@@ -225,9 +225,9 @@ def test_a_scorer_that_raises_loses_one_answer_and_is_named(tasks, results, tmp_
     name, folder = "toyworld_short_answer", tmp_path / "tasks"
     shutil.copytree(tasks, folder)
     lost = sorted(results["samples"][name], key=lambda sample: sample["doc_id"])[2]
-    (folder / "scorer.py").write_text(SCORER.format(id=lost["doc"]["id"]).replace("toyworld_door", DOOR))
+    (folder / "scorer.py").write_text(SCORER.format(id=lost["doc"]["id"]))
     file = folder / f"{name}.yaml"
-    file.write_text(file.read_text().replace(f"llada_v.{DOOR}.judged", "scorer.scored"))
+    file.write_text(file.read_text().replace("llada_v.toyworld.tasks.judged", "scorer.scored"))
     monkeypatch.setattr(ConfigurableTask.process_results.retry, "sleep", lambda seconds: None)
     found = evaluate(folder, [name], model_args=f"log={tmp_path / 'documents' / 'log'}")
     assert answers(found, name) == answers(results, name)

@@ -73,6 +73,12 @@ def test_the_processor_never_sees_a_model(name):
     assert not [found for found in names if re.search("modeling|generation|training", found)]
 
 
+@pytest.mark.parametrize("room", ["evaluation", "benchmark"])
+def test_who_measures_does_not_know_the_small_world(room):
+    for file in files("*.py", ROOT / "llada_v" / room):
+        assert not within(imports_of(file), "llada_v.toyworld"), name_of(file)
+
+
 def test_the_geometry_needs_no_tensors():
     assert imports_of(ROOT / "llada_v" / "anyres.py") == {"enum", "math"}
 

@@ -1,8 +1,8 @@
 """How fast, and at what price: settings side by side on one model (`bench`), and the search for the best (`tune`).
 
-    settings   named sampler settings, from a file, from words or from the grid of caches and rules
+    candidates named sampler settings, from a file, from words or from the grid of caches and rules
     shapes     models to measure: the tiny one, and random weights of middle and full size
-    prompts    what is asked: questions with answers, or random prompts of a fixed length
+    batches    what is asked: questions with answers, or random prompts of a fixed length
     memory     memory that is free, and the peak of one answer
     floor      what the machine can do, what an answer asks of it, and the time that takes at least
     accuracy   shares of right answers and their differences, with intervals

@@ -7,11 +7,11 @@ import torch
 from tqdm import tqdm
 
 from ..generation.config import SamplerConfig
+from .batches import Batch, Item, question_batches, random_batches
+from .candidates import Setting, with_plain
 from .floor import Machine, bytes_of, measure_machine
-from .prompts import Batch, Item, question_batches, random_batches
-from .report import Row, row_of
+from .report import Measured, row_of
 from .rounds import Rounds, language_layers
-from .settings import Setting, with_plain
 from .shapes import Shape
 
 
@@ -38,7 +38,7 @@ def bench(
     warmup: int = 1,
     seed: int = 0,
     machine: Machine | None = None,
-) -> list[Row]:
+) -> list[Measured]:
     """The rows of the settings, the plain sampler first among them, by batch size.
 
     rounds: how often all of it is answered; times are the median round of each batch.

@@ -10,15 +10,15 @@ import torch
 import transformers
 
 from .accuracy import Estimate, difference, loses_nothing, share
+from .candidates import Setting
 from .floor import Machine
 from .memory import GIB
 from .plot import Point, save_plot
 from .rounds import Run
-from .settings import Setting
 
 
 @dataclass(frozen=True)
-class Row:
+class Measured:
     """One line of the table: a setting at a batch size. Times in seconds, memory in bytes.
 
     batch: prompts answered together. questions: answers given.
@@ -50,14 +50,14 @@ class Row:
     change: Estimate | None
 
 
-def row_of(run: Run, plain: Run, reference: Sequence[Sequence[int]], batch: int, machine: Machine) -> Row:
+def row_of(run: Run, plain: Run, reference: Sequence[Sequence[int]], batch: int, machine: Machine) -> Measured:
     """The line of one run.
 
     plain: the run of the plain sampler on the same batches. reference: its answers at the first batch size.
     """
     questions = len(run.answers)
     seconds = run.picture_seconds + run.seconds
-    return Row(
+    return Measured(
         setting=run.setting,
         batch=batch,
         questions=questions,
@@ -89,7 +89,7 @@ def equal_share(answers: Sequence[Sequence[int]], reference: Sequence[Sequence[i
     return equal / total if total else 1.0
 
 
-def fastest_without_loss(rows: Sequence[Row]) -> Row:
+def fastest_without_loss(rows: Sequence[Measured]) -> Measured:
     """Of the rows whose share of right answers is not significantly below the plain sampler's, the fastest.
 
     rows: of one batch size. Not significantly: the 95 % interval of the paired difference reaches 0. The plain sampler
@@ -98,12 +98,12 @@ def fastest_without_loss(rows: Sequence[Row]) -> Row:
     return min((row for row in rows if loses_nothing(row.change)), key=lambda row: row.seconds)
 
 
-def by_batch(rows: Sequence[Row]) -> dict[int, list[Row]]:
+def by_batch(rows: Sequence[Measured]) -> dict[int, list[Measured]]:
     """Batch size -> its rows."""
     return {batch: [row for row in rows if row.batch == batch] for batch in dict.fromkeys(row.batch for row in rows)}
 
 
-def verdict_on(rows: Sequence[Row]) -> str:
+def verdict_on(rows: Sequence[Measured]) -> str:
     """The fastest setting that loses nothing at each batch size, and what these words mean."""
     lines = []
     for batch, part in by_batch(rows).items():
@@ -130,24 +130,24 @@ def points(estimate: Estimate) -> str:
     return f"{100 * estimate.value:+.1f} ({100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})"
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Measured]) -> str:
     """The rows as Markdown."""
     cells = [cells_of(row) for row in rows]
     lines = [list(cells[0]), ["---"] * len(cells[0]), *(list(row.values()) for row in cells)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def cells_of(row: Row) -> dict[str, str]:
+def cells_of(row: Measured) -> dict[str, str]:
     """Heading -> cell."""
     cells = {
         "setting": row.setting.name,
         "batch": str(row.batch),
-        "s per answer": number(row.seconds),
+        "s per answer": three_digits(row.seconds),
         "times plain": f"{row.speedup:.2f}",
-        "tokens/s": number(row.tokens_per_second),
+        "tokens/s": three_digits(row.tokens_per_second),
         "forwards": f"{row.forwards:.1f}",
-        "ms per forward": number(1000 * row.forward_seconds),
-        "floor, ms": number(1000 * row.floor_seconds),
+        "ms per forward": three_digits(1000 * row.forward_seconds),
+        "floor, ms": three_digits(1000 * row.floor_seconds),
         "times floor": f"{row.forward_seconds / row.floor_seconds:.2f}",
         "peak, GiB": "not measured" if row.peak_bytes is None else f"{row.peak_bytes / GIB:.2f}",
         "equal tokens": f"{100 * row.equal:.1f} %",
@@ -157,7 +157,7 @@ def cells_of(row: Row) -> dict[str, str]:
     return cells
 
 
-def number(value: float) -> str:
+def three_digits(value: float) -> str:
     """Three digits that count, written out."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
@@ -172,7 +172,7 @@ def describe(device: torch.device, dtype: torch.dtype, machine: Machine) -> str:
 
 
 def save_json(
-    file: Path, rows: Sequence[Row], about: str, machine: Machine, left_out: Sequence[Row] = (), **more
+    file: Path, rows: Sequence[Measured], about: str, machine: Machine, left_out: Sequence[Measured] = (), **more
 ) -> None:
     """Everything as one JSON object.
 
@@ -192,7 +192,7 @@ def save_json(
     file.write_text(json.dumps(result | more, indent=1) + "\n", encoding="utf-8")
 
 
-def save_png(file: Path, rows: Sequence[Row], about: str) -> None:
+def save_png(file: Path, rows: Sequence[Measured], about: str) -> None:
     """Accuracy against speed; where nothing was judged, the share of tokens equal to the plain sampler's."""
     batches = {row.batch for row in rows}
     chart = [

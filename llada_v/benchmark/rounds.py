@@ -11,13 +11,13 @@ from statistics import median
 import torch
 from torch import nn
 
+from ..evaluation.extraction import Verdict
 from ..generation.config import SamplerConfig
 from ..machine import timed
-from ..toyworld.judge import Verdict
+from .batches import Batch
+from .candidates import Setting
 from .floor import Work, count_work
 from .memory import PeakMemory
-from .prompts import Batch
-from .settings import Setting
 
 
 @dataclass

@@ -14,12 +14,12 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from .accuracy import front
+from .batches import Item, question_batches
 from .bench import machine_of
+from .candidates import Setting, with_plain
 from .floor import Machine
-from .prompts import Item, question_batches
-from .report import Row, row_of
+from .report import Measured, row_of
 from .rounds import Rounds, Run
-from .settings import Setting, with_plain
 
 FINALISTS = 8  # settings, at most, that answer every question where there are enough questions
 FEWEST = 16  # questions before anything is left out
@@ -35,7 +35,7 @@ def tune(
     seed: int = 0,
     machine: Machine | None = None,
     report: Callable[[str], None] = lambda line: None,
-) -> tuple[list[Row], list[Row]]:
+) -> tuple[list[Measured], list[Measured]]:
     """Rows of the settings that answered every question, plain first, and of those left out on the way.
 
     common: fields all settings share. report: called with one line a stage.
@@ -57,7 +57,7 @@ def tune(
             rounds.answer(batches, len(plain.batches), bar.update)
         done = until
 
-    def row(run: Run) -> Row:
+    def row(run: Run) -> Measured:
         same = replace(plain, batches=plain.batches[: len(run.batches)])
         return row_of(run, same, same.answers, batch_size, machine)
 

@@ -52,8 +52,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure and print. Raises ValueError or OSError for a request that cannot be met."""
     from ..benchmark.bench import bench, check_settings, machine_of
+    from ..benchmark.candidates import compared, compared_without_confidence
     from ..benchmark.report import describe, save_json, save_png, table, verdict_on
-    from ..benchmark.settings import compared, compared_without_confidence
     from ..benchmark.shapes import SHAPES
 
     prepare(args)
@@ -104,7 +104,7 @@ def load_model(args: argparse.Namespace):
 
 def named_settings(args: argparse.Namespace) -> list:
     """The settings of --settings and --setting."""
-    from ..benchmark.settings import parse_setting, read_settings
+    from ..benchmark.candidates import parse_setting, read_settings
 
     settings = read_settings(args.settings) if args.settings else []
     return settings + [setting for text in args.setting for setting in parse_setting(text)]
@@ -123,8 +123,8 @@ def batch_sizes(text: str) -> list[int]:
 
 def questions_of(args: argparse.Namespace, is_judged: bool):
     """The task of questions: those of a file, or of the small world."""
+    from ..benchmark.batches import read_items
     from ..benchmark.bench import question_task
-    from ..benchmark.prompts import heldout_items, read_items
     from ..toyworld.tiny import CANVAS
 
     gen_length = args.gen_length
@@ -162,3 +162,14 @@ def random_prompts_of(args: argparse.Namespace, is_judged: bool, largest_batch: 
             quantize(model, args.quantize)
     shape = SHAPES[args.shape]
     return random_task(model, shape, args.count or largest_batch, args.gen_length, args.steps, args.seed)
+
+
+def heldout_items(count: int, seed: int) -> list:
+    """Questions about held-out pictures of the small world, the families in turn."""
+    from ..benchmark.batches import Item
+    from ..toyworld import heldout_questions
+
+    return [
+        Item(id, question.text, question.answer, (image,), question.family)
+        for image, question, id in heldout_questions(count, seed)
+    ]

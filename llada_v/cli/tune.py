@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Search and print. Raises ValueError or OSError for a request that cannot be met."""
     from ..benchmark.accuracy import front
+    from ..benchmark.batches import read_items
     from ..benchmark.bench import check_settings, machine_of
-    from ..benchmark.prompts import read_items
+    from ..benchmark.candidates import searched
     from ..benchmark.report import describe, save_json, save_png, table, verdict_on
-    from ..benchmark.settings import searched
     from ..benchmark.tune import tune
 
     prepare(args)

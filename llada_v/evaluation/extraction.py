@@ -8,10 +8,10 @@ None, which counts as wrong; nothing is drawn at random. Strings in, strings out
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count, product
 
-from .numbers import LONGEST_ANSWER, is_close, numbers, value
-from .numbers import number as number_in
+from .numbers import LONGEST_ANSWER, is_close, number_in, numbers, value
 
 RULES_VERSION = 2  # raised by hand when a verdict can change: finished tasks are then scored again from their answers
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -191,6 +191,31 @@ def number(text: str) -> float | None:
     """The number a response gives: that of its stated answer, else that of the whole response."""
     parts = dict.fromkeys((stated(text), undecorated(text)))
     return next((found for found in map(number_in, parts) if found is not None), None)
+
+
+# Exact match
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judged question."""
+
+    id: str
+    family: str
+    question: str
+    expected: str
+    found: str
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the final answers are equal but for white space and case; a thought before them does not count."""
+        expected, found = (final_answer(text).casefold().split() for text in (self.expected, self.found))
+        return expected == found
+
+
+def final_answer(text: str) -> str:
+    """What stands behind the mark, or all of a text without one."""
+    return text.rsplit("Answer:", 1)[-1].strip()
 
 
 # Benchmarks

@@ -85,7 +85,7 @@ def mixed(found: re.Match) -> str:
     return repr(whole + over / under) if over < under else found[0]
 
 
-def number(part: str) -> float | None:
+def number_in(part: str) -> float | None:
     """The number a part of an answer gives: all of it if it is one, else what stands behind its last "=", else the last
     number in it. Remarks in brackets, "out of 10" and reasons behind the number do not count where one is left."""
     text = readable(part)

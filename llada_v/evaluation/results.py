@@ -56,16 +56,16 @@ class Row:
         if self.problem is not None:
             score = f"failed: {self.problem}"
         else:
-            score = number(self.score)
+            score = shown(self.score)
         settings = self.settings
         if self.standard_error is not None:
             settings += f", error {self.standard_error:.3f} nats"
         return [
             self.task,
             score,
-            number(self.paper),
-            number(self.difference, "+.1f"),
-            number(self.seconds, ".2f"),
+            shown(self.paper),
+            shown(self.difference, "+.1f"),
+            shown(self.seconds, ".2f"),
             str(self.documents),
             str(self.skipped) + (f", {self.unscored} not scored" if self.unscored else ""),
             SCORED_BY[self.by],
@@ -73,7 +73,7 @@ class Row:
         ]
 
 
-def number(value: float | None, style: str = ".1f") -> str:
+def shown(value: float | None, style: str = ".1f") -> str:
     """A number for the table; nothing for None."""
     return "" if value is None else format(value, style)
 
@@ -193,7 +193,7 @@ def draw_table(rows: list[Row], title: str) -> Image.Image:
         if row.paper is not None:
             mark = left + round(BAR_WIDTH * row.paper / full)
             draw.rectangle((mark - 1, top + 2, mark + 1, top + ROW_HEIGHT - 2), THEIRS)
-        text = number(row.score) + (f"  ({number(row.difference, '+.1f')})" if row.paper is not None else "")
+        text = shown(row.score) + (f"  ({shown(row.difference, '+.1f')})" if row.paper is not None else "")
         draw.text((left + BAR_WIDTH + 12, middle), text, INK, font, anchor="lm")
     bottom = MARGIN + ROW_HEIGHT * (len(rows) + 1) + ROW_HEIGHT // 2
     draw.text((MARGIN, bottom), "bar: score    mark: the paper's, difference in brackets", MUTED, font, anchor="lm")

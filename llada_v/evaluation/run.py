@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from pkgutil import resolve_name
 
 import torch
 
@@ -28,7 +29,6 @@ from .extraction import RULES_VERSION
 from .places import Digests, claim, model_sums, others, place_of, task_sums
 from .results import Row, failed, read_log, rows_of, save_table
 from .settings import NO_KEY, SETTINGS_FILE, Benchmark, chosen_tasks, has_judge, read_settings
-from .toyworld import write_tasks
 
 TASK_FILES = shipped("eval/tasks")
 OUTPUT = Path("exp/eval")
@@ -91,8 +91,8 @@ def evaluate(plan: Evaluation) -> list[Row]:
     check_installed()
     model = local_folder(plan.model, {})
     LladaVProcessor.from_pretrained(model)  # what is missing from the folder is said before the weights are read
-    if any(task.files == "toyworld" for task in tasks):
-        write_tasks(count=plan.questions)
+    for made_by in dict.fromkeys(task.made_by for task in tasks if task.made_by):
+        resolve_name(made_by)(count=plan.questions)
     variant = plan.preset + ("-original" if plan.reproduce_original else "")
     folder = Path(plan.output) / Path(plan.model).name / variant
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def task_files(task: Benchmark) -> list[Path]:
     """The task files of the project that a task is made of."""
     if task.files is None:
         return []
-    if task.files == "toyworld":
+    if task.made_by:
         return [TASK_FILES / task.files / f"{name}.yaml" for name in task.tasks or (task.name,)]
     return sorted((TASK_FILES / task.files).glob("*.yaml"))
 
@@ -279,7 +279,7 @@ def command_of(task: Benchmark, model: str, folder: Path, plan: Evaluation) -> l
     command += ["--model_args", ",".join(f"{name}={value}" for name, value in model_args.items() if value is not None)]
     command += ["--tasks", tasks_argument(task), "--output_path", str(folder), "--log_samples"]
     command += ["--use_cache", str(folder / "cache"), "--verbosity", "DEBUG"]  # with DEBUG an error ends the process
-    if task.files == "toyworld":
+    if task.made_by:
         command += ["--include_path", str(TASK_FILES / task.files)]
     if not task.is_likelihood:
         command += ["--gen_kwargs", task.gen_kwargs(plan.preset)]
@@ -292,7 +292,7 @@ def command_of(task: Benchmark, model: str, folder: Path, plan: Evaluation) -> l
 
 def tasks_argument(task: Benchmark) -> str:
     """What lmms-eval runs: names, or the folder of task files that change some of its own."""
-    if task.files is not None and task.files != "toyworld":
+    if task.files is not None and not task.made_by:
         return str(TASK_FILES / task.files)
     return ",".join(task.tasks or (task.name,))
 

@@ -49,6 +49,7 @@ class Benchmark:
     sampler: settings of `SamplerConfig`, by name. fast: what preset "fast" changes in them; null takes a setting away.
     think_mode: think, no_think or null: no suffix. until: strings that end the answer, beside the end of the turn.
     files: folder under eval/tasks with task files of our own; null: those that lmms-eval brings.
+    made_by: "module:function" that writes the data of task files which are wholly ours; null: lmms-eval's data.
     tasks: lmms-eval's names of what is run; the task's own name unless given.
     plain: run with --force_simple, which log-likelihoods need.
     """
@@ -60,6 +61,7 @@ class Benchmark:
     think_mode: str | None = None
     until: tuple[str, ...] = ()
     files: str | None = None
+    made_by: str | None = None
     tasks: tuple[str, ...] = ()
     plain: bool = False
 
@@ -131,14 +133,17 @@ def check_keys(table, known, where: str) -> None:
 
 
 def chosen_tasks(settings: dict[str, Benchmark], names: str | None) -> list[Benchmark]:
-    """The tasks of names with commas between; `paper` is all with a figure of the paper, `toyworld` the small world's.
+    """The tasks of names with commas between; `paper` is all with a figure of the paper, and the name of
+    a folder with tasks of our own, such as `toyworld`, all of these.
 
     None: the paper's. Raises ValueError for a name that is not in the settings.
     """
     groups = {
         "paper": [task for task in settings.values() if any(score.paper is not None for score in task.scores)],
-        "toyworld": [task for task in settings.values() if task.files == "toyworld"],
     }
+    for task in settings.values():
+        if task.made_by:
+            groups.setdefault(task.files, []).append(task)
     found: list[Benchmark] = []
     for name in (names or "paper").split(","):
         if name not in settings and name not in groups:

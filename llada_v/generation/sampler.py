@@ -20,8 +20,8 @@ from .lookahead import drafts_of, num_verified
 from .reveal import choose, propose, reveal_counts
 from .stops import Stops
 
-# Raised by hand when the same weights, prompt and settings can give another answer than before: finished evaluations then
-# get a new place beside the old ones. A recorded set of answers (tests/test_answers_version.py) tells when it is due.
+# Raised by hand when the same weights, prompt and settings can give another answer than before: evaluations then start
+# again, beside the finished ones. A recorded set of answers (tests/test_answers_version.py) tells when it is due.
 ANSWERS_VERSION = 1
 
 

@@ -5,32 +5,14 @@ llada-v judge --model model/llada-v-tiny --count 1000
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import mean
 
+from ..evaluation.extraction import Verdict
 from ..generation.config import SamplerConfig
 from .questions import DONT_KNOW, FAMILIES
-from .reasons import final_answer
 from .records import heldout_questions, message_of
 from .stories import ALL_FAMILIES
 from .tiny import CANVAS
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One judged question."""
-
-    id: str
-    family: str
-    question: str
-    expected: str
-    found: str
-
-    @property
-    def is_right(self) -> bool:
-        """Whether the final answers are equal but for white space and case; a thought before them does not count."""
-        expected, found = (final_answer(text).casefold().split() for text in (self.expected, self.found))
-        return expected == found
 
 
 def judge(

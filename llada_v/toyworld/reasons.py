@@ -5,6 +5,7 @@ reckons with it, and the answer comes last, behind "Answer:".
 """
 
 from ..conversation import NO_THINK, THINK
+from ..evaluation.extraction import final_answer
 from .questions import Question, count_of, plural
 from .scenes import SHAPES
 
@@ -34,11 +35,6 @@ def number_question(rng):
 def without_thought(question):
     """The same question, to be answered at once: ` /no_think`, the final answer alone."""
     return Question(FAMILY, question.text.removesuffix(THINK) + NO_THINK, final_answer(question.answer))
-
-
-def final_answer(text):
-    """What stands behind the last MARK of an answer; the whole text where there is none."""
-    return text.rpartition(MARK)[2].strip()
 
 
 def _sums(scene, rng):

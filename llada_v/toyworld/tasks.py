@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..conversation import list_of
+from ..evaluation.extraction import Verdict, lettered, option
 from ..shipped import shipped
-from ..toyworld import FAMILIES, heldout_questions
-from ..toyworld.judge import Verdict
-from .extraction import lettered, option
+from .questions import FAMILIES
+from .records import heldout_questions
 
 TASKS = shipped("eval/tasks/toyworld")
 ASKED = {"short_answer": FAMILIES, "multi_image": ("compare",), "video": ("motion",), "reasoning": ("reasoning",)}

@@ -15,7 +15,6 @@ from ..conversation import user_message
 from ..data.sources import Entry, parsed, read_entries
 from ..images import open_picture
 from ..sequence import PICTURE_INPUTS
-from ..toyworld.records import heldout_questions
 
 RECORD = '{"image": "a.png", "question": "How many?", "answer": "3"}'
 TEXT_BEFORE_PICTURE = 20  # tokens of a random prompt
@@ -47,14 +46,6 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.prompts["input_ids"])
-
-
-def heldout_items(count: int, seed: int) -> list[Item]:
-    """Questions about held-out pictures of the small world, the families in turn."""
-    return [
-        Item(id, question.text, question.answer, (image,), question.family)
-        for image, question, id in heldout_questions(count, seed)
-    ]
 
 
 def read_items(file: str | Path) -> list[Item]:
