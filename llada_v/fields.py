@@ -31,6 +31,7 @@ class Rule:
     told: its meaning. none: what None stands for, in the words of a default.
     least, most: limits of a number, or of how many words a list has. above, below: limits that it must not reach.
     choices: the only values of a text or of a list's words; of a number they are allowed beside the range.
+    may_change: whether what is under way, as a run of training, may go on with another value.
     """
 
     told: str
@@ -40,6 +41,7 @@ class Rule:
     above: float | None = None
     below: float | None = None
     choices: tuple[str, ...] = ()
+    may_change: bool = False
 
 
 def setting(default: Any = MISSING, told: str = "", **rule) -> Any:

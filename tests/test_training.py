@@ -361,7 +361,7 @@ def test_each_part_has_its_rate_and_norms_and_biases_do_not_decay(tiny_folder, r
     model = LladaVForConditionalGeneration.from_pretrained(tiny_folder)
     freeze(model, ["vision_tower", "projector", "language_model"], "chat")
     recipe = replace(
-        recipe, learning_rate=1.0, projector_learning_rate=2.0, vision_learning_rate=None, weight_decay=0.1
+        recipe, learning_rate=0.1, projector_learning_rate=0.2, vision_learning_rate=None, weight_decay=0.1
     )
     groups = parameter_groups(model, recipe)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -370,7 +370,7 @@ def test_each_part_has_its_rate_and_norms_and_biases_do_not_decay(tiny_folder, r
     assert sorted(name for name, _ in listed) == sorted(trainable)
     assert not any("post_layernorm" in name for name, _ in listed)
     for name, group in listed:
-        assert group["lr"] == (2.0 if "multi_modal_projector" in name else 1.0)
+        assert group["lr"] == (0.2 if "multi_modal_projector" in name else 0.1)
         decays = name.endswith("weight") and "norm" not in name
         assert group["weight_decay"] == (0.1 if decays else 0.0), name
 

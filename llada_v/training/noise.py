@@ -19,6 +19,7 @@ from ..configuration_llada_v import IGNORE
 
 EPSILON = 1e-3
 SHARED = 2**63  # in place of a row's number: what all rows of a step share
+HELD_OUT = 2**63  # in place of a step's number: noise that is the same at every step
 
 
 class Draw(NamedTuple):

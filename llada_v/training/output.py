@@ -26,6 +26,7 @@ import torch
 
 from ..data.index import RecordIndex
 from ..data.yaml_text import parse_yaml
+from ..fields import rules_of
 from ..shipped import ROOT
 from .recipe import Recipe
 from .saving import checkpoints, is_finished
@@ -35,13 +36,10 @@ log = logging.getLogger(__name__)
 RECIPE, ENVIRONMENT, DATA, RUN = "recipe.yaml", "environment.json", "data.json", "run.json"
 LOG, LOCK = "train.log", ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-# Keys that may change between the parts of one run. Those of the first line move no weight; those of the second move
-# weights by rounding alone, but for filler that is trained; of the third line the records themselves are compared.
-FREE_KEYS = ("output", "index_folder", "save_steps", "save_total", "log_steps", "report_to", "peak_tflops", "workers")
-FREE_KEYS += ("on_bad_record", "max_bad_share", "on_changed_data")
-FREE_KEYS += ("gradient_checkpointing", "compile", "attn_implementation")
-FILLER_KEYS = ("micro_batch_size", "pad_to_multiple_of")
-DATA_KEYS = ("data", "image_root")
+# Settings that move weights by rounding alone, and so may change, unless filler is trained; those of the data may if
+# the records themselves are the same.
+FILLER_KEYS = {"micro_batch_size", "pad_to_multiple_of"}
+DATA_KEYS = {"data", "image_root"}
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "peft", "bitsandbytes", "datasets", "safetensors")
 PACKAGES += ("tokenizers", "numpy", "pillow", "flash-attn", "llada-v")
 
@@ -66,9 +64,10 @@ def check_output(recipe: Recipe) -> None:
         for key in theirs
         if key in ours and key != "output" and theirs[key] != ours[key]
     }
-    free = FREE_KEYS + (() if recipe.train_eos_padding else FILLER_KEYS)
-    free += DATA_KEYS if (output / DATA).is_file() else ()
-    if not told.keys() <= set(free):
+    free = {name for name, (_, rule) in rules_of(Recipe).items() if rule.may_change}
+    free |= set() if recipe.train_eos_padding else FILLER_KEYS
+    free |= DATA_KEYS if (output / DATA).is_file() else set()
+    if not told.keys() <= free:
         listed = ", ".join(text for key, text in told.items() if key not in free)
         raise ValueError(
             f"{output} was made by another recipe ({listed}); choose another output, remove the folder to start again, "

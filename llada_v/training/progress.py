@@ -108,15 +108,32 @@ def memory_gib(device: torch.device) -> float:
 
 
 class ProgressLines(TrainerCallback):
-    """One line a log entry, by the first process. What happens before the first step is not counted."""
+    """One line a log entry, by the first process. What happens before the first step is not counted.
 
-    def __init__(self, meter: Meter):
-        self.meter = meter
+    has_held_out: whether there are records to measure the loss on, as is always done after the last step.
+    """
+
+    def __init__(self, meter: Meter, has_held_out: bool):
+        self.meter, self.has_held_out = meter, has_held_out
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.meter.reset(state.global_step)
 
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_evaluate |= self.has_held_out and state.global_step == state.max_steps
+        return control
+
     def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and "eval_loss" in logs:
+            parts = {key.rpartition("/")[2]: value for key, value in logs.items() if key.startswith("eval_loss/")}
+            log.info(
+                "step %d of %d | held-out loss %.4f +- %.4f | %s",
+                state.global_step,
+                state.max_steps,
+                logs["eval_loss"],
+                logs["eval_error"],
+                ", ".join(f"{part} {value:.4f}" for part, value in parts.items()),
+            )
         if not state.is_world_process_zero or "loss" not in logs:
             return
         log.info(

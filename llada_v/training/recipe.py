@@ -30,7 +30,7 @@ class Recipe:
         "the projector that an earlier projector stage has trained: its output folder or file",
         none="the model's own",
     )
-    output: str = setting(told="folder of checkpoints and, at its top, of the finished model")
+    output: str = setting(told="folder of checkpoints and, at its top, of the finished model", may_change=True)
     data: str | list[str] = setting(
         told="one source of records or a list of them: a JSON array, JSON Lines, WebDataset tars, a mixture (.yaml); "
         "{a,b} and {000..012} in a name stand for several files",
@@ -40,20 +40,24 @@ class Recipe:
         ".", "folder that relative picture and video paths start from, or several that are tried in order", least=1
     )
     index_folder: str | None = setting(
-        None, "where the index of the records is kept", none="`.index` beside the first source"
+        None, "where the index of the records is kept", none="`.index` beside the first source", may_change=True
     )
     on_bad_record: str = setting(
         "stop",
         "stop ends the run with the record's id; skip leaves the record out and notes it in `bad_records.jsonl` in the "
         "output",
         choices=("stop", "skip"),
+        may_change=True,
     )
-    max_bad_share: float = setting(0.01, "share of all records that may be skipped; more end the run", least=0, most=1)
+    max_bad_share: float = setting(
+        0.01, "share of all records that may be skipped; more end the run", least=0, most=1, may_change=True
+    )
     on_changed_data: str = setting(
         "stop",
         "stop refuses to go on from a checkpoint with other records than the run began with; go_on says so and goes "
         "on, in the order of the new ones",
         choices=("stop", "go_on"),
+        may_change=True,
     )
     style: str = setting(
         "chat",
@@ -158,26 +162,46 @@ class Recipe:
         choices=("exact", "bf16_rounded"),
     )
     bf16: bool = setting(True, "compute in bfloat16; the optimizer's weights and moments stay float32")
-    gradient_checkpointing: bool = setting(True, "recompute activations in the backward pass")
+    gradient_checkpointing: bool = setting(True, "recompute activations in the backward pass", may_change=True)
     compile: bool = setting(
         False,
         "compile the transformer blocks with torch.compile; the first steps take minutes, the others less time",
+        may_change=True,
     )
     attn_implementation: str = setting(
-        "sdpa", "what computes attention", choices=("sdpa", "eager", "flash_attention_2")
+        "sdpa", "what computes attention", choices=("sdpa", "eager", "flash_attention_2"), may_change=True
     )
     deepspeed: str | None = setting(
         None,
         "file of DeepSpeed settings, which scatter optimizer, gradients and weights over the devices",
         none="every device has them all",
     )
-    save_steps: int = setting(
-        1000, "optimizer steps between checkpoints; 0: none before the end", least=0, most=1_000_000_000
+    eval_data: str | list[str] | None = setting(
+        None,
+        "a few hundred records that are not trained on, as in data, with pictures under image_root: their loss is "
+        "logged, of the same noise each time, by modality and level of noise, with its standard error",
+        none="none",
+        least=1,
+        may_change=True,
     )
-    save_total: int = setting(1, "how many checkpoints are kept", least=1, most=1_000_000)
-    log_steps: int = setting(1, "optimizer steps between log lines", least=1, most=1_000_000_000)
+    eval_steps: int = setting(
+        0,
+        "optimizer steps between such measurements; 0: one, after the last step",
+        least=0,
+        most=1_000_000_000,
+        may_change=True,
+    )
+    save_steps: int = setting(
+        1000,
+        "optimizer steps between checkpoints; 0: none before the end",
+        least=0,
+        most=1_000_000_000,
+        may_change=True,
+    )
+    save_total: int = setting(1, "how many checkpoints are kept", least=1, most=1_000_000, may_change=True)
+    log_steps: int = setting(1, "optimizer steps between log lines", least=1, most=1_000_000_000, may_change=True)
     report_to: list[str] = setting(
-        ["tensorboard"], "where numbers go besides the log", choices=("wandb", "tensorboard")
+        ["tensorboard"], "where numbers go besides the log", choices=("wandb", "tensorboard"), may_change=True
     )
     peak_tflops: float | None = setting(
         None,
@@ -185,12 +209,15 @@ class Recipe:
         none="what its maker states, or for an unknown one a large matrix product that is timed",
         above=0,
         most=1_000_000,
+        may_change=True,
     )
-    workers: int = setting(4, "processes that load and encode records", least=0, most=1024)
+    workers: int = setting(4, "processes that load and encode records", least=0, most=1024, may_change=True)
     seed: int = setting(42, "source of every random number of the run", least=0, most=2**32 - 1)
 
     def __post_init__(self):
         check(self)
+        if self.eval_steps and self.eval_data is None:
+            raise ValueError(f"eval_steps is {self.eval_steps}, but there is no eval_data; name some, or set it to 0")
         if self.quantize is not None and not self.lora_rank:
             raise ValueError(f"quantize is {self.quantize}, but weights in 4 bits cannot learn; set lora_rank")
         if self.quantize is not None and self.deepspeed is not None:

@@ -3,6 +3,7 @@
 import logging
 import os
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -51,9 +52,10 @@ def train(recipe: Recipe) -> Path:
             check_data(recipe, dataset.records.index)
         if recipe.group_by_length:
             dataset.measures()
+        held_out = held_out_records(recipe, processor)
         if num_devices() > 1:
             stop.wait_for_steps()
-        trainer = make_trainer(recipe, processor, dataset, stop)
+        trainer = make_trainer(recipe, processor, dataset, held_out, stop)
         if not rank:
             write_origin(recipe, num_devices())
             check_space(output, trainer.checkpoint_bytes())
@@ -82,8 +84,23 @@ def train(recipe: Recipe) -> Path:
     return Path(output)
 
 
+def held_out_records(recipe: Recipe, processor: LladaVProcessor) -> RecordDataset | None:
+    """The records to measure the loss on, if there are any, with their lengths. Raises ValueError for a single one."""
+    if recipe.eval_data is None:
+        return None
+    records = RecordDataset(replace(recipe, data=recipe.eval_data, on_bad_record="stop"), processor)
+    if len(records) < 2:
+        raise ValueError(f"{recipe.eval_data} has {len(records)} records; a mean and its error need at least 2")
+    records.measures()
+    return records
+
+
 def make_trainer(
-    recipe: Recipe, processor: LladaVProcessor, dataset: RecordDataset, stop: StopPolitely
+    recipe: Recipe,
+    processor: LladaVProcessor,
+    dataset: RecordDataset,
+    held_out: RecordDataset | None,
+    stop: StopPolitely,
 ) -> LladaVTrainer:
     """Join the other processes, load the model, and bring all together."""
     arguments = training_arguments(recipe, num_devices())
@@ -97,6 +114,7 @@ def make_trainer(
         model,
         dataset,
         stop,
+        eval_dataset=held_out,
         args=arguments,
         data_collator=Collator(processor.config.pad_token_id, recipe.train_eos_padding, recipe.pad_to_multiple_of),
         processing_class=processor,

@@ -6,18 +6,22 @@ Everything else (loop, precision, clipping, DeepSpeed, resume) is transformers'.
 import logging
 import signal
 import threading
+import time
 import warnings
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from ..data.measure import MODALITIES
 from ..machine import peak_rate
 from ..processes import calm_worker
 from .build import load_projector, parameter_groups, projector_state, save_projector
 from .dialogue import conversation_ids, dialogue_causal_mask, turn_positions, turns_apart_mask
-from .noise import Draw, Noised, add_noise, complement, draw_noise, token_weights
+from .noise import HELD_OUT, Draw, Noised, add_noise, complement, draw_noise, token_weights
 from .order import GroupedSampler, ShuffledSampler
 from .output import note_run
 from .plan import check_settings, checkpoint_bytes, part_of_group
@@ -48,14 +52,19 @@ class LladaVTrainer(Trainer):
         self.stop = stop or StopPolitely()
         self.add_callback(self.stop)
         self.remove_callback(PrinterCallback)
-        self.add_callback(ProgressLines(self.meter))
+        self.add_callback(ProgressLines(self.meter, self.eval_dataset is not None))
         tokenizer = self.processing_class.tokenizer
         self.assistant_id = tokenizer.encode("assistant", add_special_tokens=False)[0]
 
     # The loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The diffusion loss of a batch, its head and cross entropy at the masked positions alone, in chunks."""
+        """The diffusion loss of a batch, with the noise of its place in the run."""
+        outputs = self.noised_outputs(model, inputs, self.draw(*inputs["input_ids"].shape))
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def noised_outputs(self, model, inputs, draw: Draw):
+        """The model on a noised batch: its loss, head and cross entropy at the masked positions alone, in chunks."""
         inputs = dict(inputs)
         labels, input_ids = inputs.pop("labels"), inputs.pop("input_ids")
         recipe, config = self.recipe, self.model.config
@@ -71,7 +80,6 @@ class LladaVTrainer(Trainer):
             else:
                 mask = dialogue_causal_mask(turns, inputs.get("attention_mask"))
             inputs["attention_mask"] = mask
-        draw = self.draw(*input_ids.shape)
         noised = add_noise(input_ids, labels, config.mask_token_id, draw)
         if recipe.complementary_masking:
             opposite = add_noise(input_ids, labels, config.mask_token_id, complement(draw, recipe.t_min))
@@ -82,15 +90,13 @@ class LladaVTrainer(Trainer):
             if "position_ids" in inputs:
                 inputs["position_ids"] = torch.cat((inputs["position_ids"],) * 2)
         targets = labels[noised.is_masked]
-        self.count(lengths, len(targets), inputs)
+        if model.training:
+            self.count(lengths, len(targets), inputs)
         if "pixel_values" not in inputs:
             # On every device the same modules run: a batch without pictures would leave the others waiting.
             inputs["idle_tiles"] = torch.zeros(1, 3, config.tile_size, config.tile_size, device=input_ids.device)
         weights = token_weights(labels, noised.is_masked, noised.p_mask)
-        outputs = model(
-            input_ids=noised.input_ids, logits_at=noised.is_masked, targets=targets, weights=weights, **inputs
-        )
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        return model(input_ids=noised.input_ids, logits_at=noised.is_masked, targets=targets, weights=weights, **inputs)
 
     def draw(self, num_rows: int, length: int) -> Draw:
         """The random numbers of the next micro-batch: those of its rows' places in the step's global batch."""
@@ -99,6 +105,41 @@ class LladaVTrainer(Trainer):
         first = (self.micro_step[1] * self.args.world_size + self.args.process_index) * recipe.micro_batch_size
         rows = range(first, first + num_rows)
         return draw_noise(recipe.seed, step, rows, recipe.global_batch_size, length, recipe.t_min, recipe.antithetic_t)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """The loss on the held-out records, one at a time; logged by modality and level of noise.
+
+        Each has the same noise at every measurement, and together their levels cover the range evenly. `eval_error` is
+        the standard error of the mean. All processes take their share, and as many records each.
+        """
+        start, args, records = time.perf_counter(), self.args, self.eval_dataset
+        self.model.eval()
+        losses = []
+        for first in range(0, len(records), args.world_size):
+            number = min(first + args.process_index, len(records) - 1)
+            inputs = self._prepare_inputs(self.data_collator([records[number]]))
+            noise = self.held_out_noise([number], inputs["input_ids"].shape[1])
+            with torch.no_grad(), self.compute_loss_context_manager():
+                losses.append(self.noised_outputs(self.model, inputs, noise).loss.float())
+        self.model.train()
+        # (processes, rounds): the records in their order, the last one again where the last round was not full
+        losses = self.accelerator.gather(torch.stack(losses)[None]).T.flatten()[: len(records)].double().cpu()
+        levels = (10 * self.held_out_noise(range(len(records)), 1).t).int().clamp_max(9)
+        metrics = {"eval_loss": losses.mean().item(), "eval_error": (losses.std() / len(losses) ** 0.5).item()}
+        modalities = torch.from_numpy(np.array(records.measures()[1]))
+        for number, name in enumerate(MODALITIES):
+            metrics |= mean_of(losses[modalities == number], f"eval_loss/{name}")
+        for level in range(10):
+            metrics |= mean_of(losses[levels == level], f"eval_noise/{level / 10:.1f}")
+        self.meter.start += time.perf_counter() - start
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
+        return metrics
+
+    def held_out_noise(self, numbers: Sequence[int], length: int) -> Draw:
+        """The noise of held-out records."""
+        recipe, count = self.recipe, len(self.eval_dataset)
+        return draw_noise(recipe.seed, HELD_OUT, numbers, count, length, recipe.t_min, antithetic_t=True)
 
     def count(self, lengths: torch.Tensor, positions: int, inputs: dict) -> None:
         """Note what a forward and backward pass works on: lengths of the rows without filler, logits, pictures."""
@@ -297,6 +338,11 @@ class LladaVTrainer(Trainer):
         return checkpoint_bytes(self.recipe, total, trained, self.is_deepspeed_enabled)
 
 
+def mean_of(losses: torch.Tensor, name: str) -> dict[str, float]:
+    """The mean of some losses under a name; nothing for none."""
+    return {name: losses.mean().item()} if len(losses) else {}
+
+
 def training_arguments(recipe: Recipe, num_devices: int, **changes) -> TrainingArguments:
     """transformers' arguments for a recipe; what the recipe does not say is the original's choice.
 
@@ -321,6 +367,8 @@ def training_arguments(recipe: Recipe, num_devices: int, **changes) -> TrainingA
         gradient_checkpointing=recipe.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         deepspeed=deepspeed,
+        eval_strategy="steps" if recipe.eval_steps else "no",
+        eval_steps=recipe.eval_steps or None,
         save_strategy="steps" if recipe.save_steps else "no",
         save_steps=recipe.save_steps or 1,
         save_total_limit=recipe.save_total,
