@@ -21,7 +21,9 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
-SHOWN = 60  # letters of a value in an error
+from .json_text import shown
+
+WORDS = {int: "whole number", float: "number"}  # all else is a text
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ def fits(value, kinds: tuple, rule: Rule) -> bool:
     if not isinstance(value, (list, tuple)) or not lists:
         return False
     words = get_args(lists[0])[0]
+    if words is not str:
+        return True  # lists of anything else are for the dataclass itself to check
     each = all(fits(word, (words,), Rule("", choices=rule.choices)) for word in value)
     return each and in_range(len(value), rule)
 
@@ -156,7 +160,7 @@ def allowed(field: dataclasses.Field, rule: Rule) -> str:
     if any(get_origin(kind) in (list, tuple) for kind in kinds):
         if rule.choices:
             return f"list {'one' if rule.least else 'none'} or more of {', '.join(rule.choices)}"
-        return f"it must be {'a text or ' if str in kinds else ''}a list of texts"
+        return f"it must be {' or '.join(spelled(kind) for kind in kinds if kind is not NoneType)}"
     if bool in kinds:
         return "it must be true or false"
     if int in kinds or float in kinds:
@@ -178,13 +182,14 @@ def number(value: float) -> str:
     return f"{value:,}"
 
 
-def shown(value) -> str:
-    """A value in an error, cut where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no whole number of more than 4,300 digits
-        return "a number of thousands of digits"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+def spelled(kind) -> str:
+    """A type in words."""
+    return f"a list of {plural(get_args(kind)[0])}" if get_origin(kind) is list else f"a {WORDS.get(kind, 'text')}"
+
+
+def plural(kind) -> str:
+    """Several of a type in words."""
+    return f"lists of {plural(get_args(kind)[0])}" if get_origin(kind) is list else f"{WORDS.get(kind, 'text')}s"
 
 
 def text_of(field: dataclasses.Field, rule: Rule) -> str:

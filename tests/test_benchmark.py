@@ -37,10 +37,10 @@ class ScriptedModel:
         self.lm_head = torch.nn.Linear(1, 1)
 
     def generate(self, input_ids, image_features, sampler, generator, return_dict_in_generate):
-        self.asked.append(sampler.steps)
+        self.asked.append(sampler.resolved.steps)
         self.compiled.append(sampler.compile)
-        answers = [torch.tensor([sampler.steps])] * len(input_ids)
-        return SimpleNamespace(answers=answers, num_forwards=sampler.steps)
+        answers = [torch.tensor([sampler.resolved.steps])] * len(input_ids)
+        return SimpleNamespace(answers=answers, num_forwards=sampler.resolved.steps)
 
 
 def batches(count, size=1):

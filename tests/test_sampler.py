@@ -1,5 +1,7 @@
 """The reveal of an answer: settings that fit together, the rules of a step, and rows that do not disturb each other."""
 
+import json
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,24 +49,24 @@ def reveal(tokens, sureness, stops=((STOP,),), **settings):
 @pytest.mark.parametrize(
     "settings, told",
     [
-        ({"gen_length": 0}, "gen_length is 0; it must be a whole number of at least 1, at most 1000000, or 'auto'"),
-        ({"gen_length": "long"}, "gen_length is 'long'; it must be a whole number of at least 1"),
-        ({"steps": 0}, "steps is 0; it must be a whole number of at least 1"),
-        ({"block_length": -4}, "block_length is -4; it must be a whole number of at least 1"),
+        ({"gen_length": 0}, "gen_length is 0; it must be a whole number from 1 to 1,000,000, or 'auto'"),
+        ({"gen_length": "long"}, "gen_length is 'long'; it must be a whole number from 1 to"),
+        ({"steps": 0}, "steps is 0; it must be a whole number from 1 to"),
+        ({"block_length": -4}, "block_length is -4; it must be a whole number from 1 to"),
         ({"gen_length": 2.5}, "gen_length is 2.5; it must be a whole number"),
         ({"steps": True}, "steps is True; it must be a whole number"),
         ({"gen_length": 100, "block_length": 32}, "100 is not a multiple of block_length 32; try gen_length=128"),
         ({"gen_length": 8, "block_length": 2, "steps": 6}, "steps 6 cannot be shared by 4 blocks; try steps=8"),
-        ({"temperature": -1.0}, "temperature is -1.0; it must be 0 .off. or a positive number"),
-        ({"temperature": float("nan")}, "temperature is nan; it must be 0"),
-        ({"temperature": "hot"}, "temperature is 'hot'; it must be 0"),
-        ({"cfg_scale": -0.5}, "cfg_scale is -0.5; it must be 0 .off. or a positive number"),
-        ({"cfg_scale": None}, "cfg_scale is None; it must be 0"),
+        ({"temperature": -1.0}, "temperature is -1.0; it must be a number from 0 to"),
+        ({"temperature": float("nan")}, "temperature is nan; it must be a number from 0 to"),
+        ({"temperature": "hot"}, "temperature is 'hot'; it must be a number from 0 to"),
+        ({"cfg_scale": -0.5}, "cfg_scale is -0.5; it must be a number from 0 to"),
+        ({"cfg_scale": None}, "cfg_scale is None; it must be a number from 0 to"),
         ({"remasking": "entropy"}, "remasking is 'entropy'; choose one of low_confidence, random"),
         ({"stop_token_ids": [5]}, "stop_token_ids has 5; each stop is a non-empty list of ids, for example"),
         ({"stop_token_ids": [[]]}, "each stop is a non-empty list of ids"),
         ({"stop_token_ids": ["stop"]}, "stop_token_ids has 'stop'; each stop is a non-empty list of ids"),
-        ({"stop_token_ids": 5}, "stop_token_ids is 5; it must be a list of lists of ids"),
+        ({"stop_token_ids": 5}, "stop_token_ids is 5; it must be a list of lists of whole numbers"),
         ({"gen_length": 2, "stop_token_ids": [[1, 2, 3]]}, "longer than gen_length 2; raise gen_length"),
         ({"stop_token_ids": [[1, 2], [3], [1]]}, r"the stop \[1, 2\] starts with the stop \[1\] .*leave the longer"),
         ({"cache": "kv"}, "cache is 'kv'; choose one of none, prompt, dllm"),
@@ -73,9 +75,9 @@ def reveal(tokens, sureness, stops=((STOP,),), **settings):
         ({"cache": "prompt", "transfer_ratio": 0.5}, "transfer_ratio is 0.5, but cache is 'prompt'; .*cache='dllm'"),
         (
             {"cache": "prompt", "refresh_interval": -1},
-            "refresh_interval is -1; it must be a whole number of at least 0",
+            "refresh_interval is -1; it must be a whole number from 0 to",
         ),
-        ({"cache": "dllm", "prompt_interval": 0}, "prompt_interval is 0; it must be a whole number of at least 1"),
+        ({"cache": "dllm", "prompt_interval": 0}, "prompt_interval is 0; it must be a whole number from 1 to"),
         ({"cache": "dllm", "gen_interval": 1.5}, "gen_interval is 1.5; it must be a whole number"),
         ({"cache": "dllm", "transfer_ratio": 1.5}, "transfer_ratio is 1.5; it must be a number from 0 to 1"),
         ({"cache": "prompt", "cfg_scale": 1.0}, "cache 'prompt' does not hold .*cfg_scale 1.0 .*set cache='none' or"),
@@ -84,8 +86,8 @@ def reveal(tokens, sureness, stops=((STOP,),), **settings):
         ({"threshold": 0.9}, "threshold is 0.9, but rule is 'top_k'; leave threshold out or set rule='threshold'"),
         ({"rule": "factor", "margin": 0.9}, "margin is 0.9, but rule is 'factor'"),
         ({"rule": "threshold", "threshold": 1.1}, "threshold is 1.1; it must be a number from 0 to 1"),
-        ({"rule": "factor", "factor": -1.0}, "factor is -1.0; it must be a number of at least 0"),
-        ({"rule": "factor", "factor": float("inf")}, "factor is inf; it must be a number of at least 0"),
+        ({"rule": "factor", "factor": -1.0}, "factor is -1.0; it must be a number from 0 to"),
+        ({"rule": "factor", "factor": float("inf")}, "factor is inf; it must be a number from 0 to"),
         ({"rule": "entropy_bound", "entropy_bound": float("nan")}, "entropy_bound is nan; it must be a number"),
         ({"rule": "margin", "margin": "wide"}, "margin is 'wide'; it must be a number from 0 to 1"),
         ({"rule": "threshold", "steps": 64}, "steps is 64, but rule 'threshold' decides itself .*leave steps out or"),
@@ -94,22 +96,22 @@ def reveal(tokens, sureness, stops=((STOP,),), **settings):
         ({"rule": "margin", "schedule": "convex"}, "schedule 'convex' shares .*set schedule='linear'"),
         ({"lookahead": -1}, "lookahead is -1; it must be a whole number from 0 to 64"),
         ({"lookahead": 10**12}, "lookahead is 1000000000000; it must be a whole number from 0 to 64"),
-        ({"gen_length": 10**12}, "gen_length is 1000000000000; it must be .* at most 1000000"),
-        ({"steps": 10**30}, "steps is 10+; it must be a whole number of at least 1, at most 1000000"),
-        ({"gen_length": "auto", "max_gen_length": 10**9}, "max_gen_length is 10+; it must be .* at most 1000000"),
-        ({"temperature": 1e30}, "temperature is 1e.30; it must be 0 .off. or a positive number up to 10000"),
-        ({"cfg_scale": 1e38}, "cfg_scale is 1e.38; it must be 0 .off. or a positive number up to 1000"),
-        ({"cfg_scale": 10**400}, "cfg_scale is a number of 1329 bits; it must be 0"),
-        ({"rule": "factor", "factor": 1e300}, "factor is 1e.300; it must be a number of at least 0, at most 1000000"),
+        ({"gen_length": 10**12}, "gen_length is 1000000000000; it must be .* from 1 to 1,000,000"),
+        ({"steps": 10**30}, "steps is 10+; it must be a whole number from 1 to 1,000,000"),
+        ({"gen_length": "auto", "max_gen_length": 10**9}, "max_gen_length is 10+; it must be .* from 1 to 1,000,000"),
+        ({"temperature": 1e30}, "temperature is 1e.30; it must be a number from 0 to 10,000"),
+        ({"cfg_scale": 1e38}, "cfg_scale is 1e.38; it must be a number from 0 to 1,000"),
+        ({"cfg_scale": 10**400}, "cfg_scale is a number of 1329 bits; it must be a number from 0 to"),
+        ({"rule": "factor", "factor": 1e300}, "factor is 1e.300; it must be a number from 0 to 1,000,000"),
         ({"cache": "prompt", "refresh_interval": 10**30}, "refresh_interval is 10+; it must be a whole number"),
         ({"lookahead": 2, "temperature": 0.5}, "lookahead verifies the tokens of a sampler without chance"),
         ({"lookahead": 2, "remasking": "random"}, "lookahead verifies the tokens of a sampler without chance"),
         ({"lookahead": 2, "cache": "dllm"}, "cache 'dllm' changes with every step.*set cache='prompt' or lookahead=0"),
         ({"lookahead": 2, "cache": "prompt", "refresh_interval": 1}, "refresh_interval 1 computes everything"),
-        ({"compile": 1}, "compile is 1; it must be True or False"),
+        ({"compile": 1}, "compile is 1; it must be true or false"),
         ({"compile": True, "cache": "dllm"}, "compile rounds differently.*set cache='prompt' or compile=False"),
         ({"max_gen_length": 64}, "max_gen_length is 64, but gen_length is 128; .*set gen_length='auto'"),
-        ({"gen_length": "auto", "max_gen_length": 0}, "max_gen_length is 0; it must be a whole number of at least 1"),
+        ({"gen_length": "auto", "max_gen_length": 0}, "max_gen_length is 0; it must be a whole number from 1 to"),
         ({"gen_length": "auto", "max_gen_length": 16, "block_length": 32}, "is more than max_gen_length 16"),
         ({"gen_length": "auto", "steps": 16}, "steps is 16, but gen_length='auto' has no fixed canvas"),
         ({"gen_length": "auto", "stop_token_ids": []}, "gen_length='auto' needs a stop to look for"),
@@ -125,20 +127,38 @@ def test_settings_that_do_not_fit_are_refused_with_the_remedy(settings, told):
 
 def test_steps_and_blocks_follow_from_the_length():
     config = SamplerConfig(gen_length=12)
-    assert (config.block_length, config.steps, config.num_blocks, config.steps_per_block) == (12, 12, 1, 12)
+    found = config.resolved
+    assert (found.block_length, found.steps, config.num_blocks, config.steps_per_block) == (12, 12, 1, 12)
     config = SamplerConfig(gen_length=12, block_length=4, steps=6)
     assert (config.num_blocks, config.steps_per_block) == (3, 2)
 
 
 def test_a_setting_that_is_left_out_takes_its_value_from_the_cache_or_rule_it_belongs_to():
-    assert SamplerConfig(cache="prompt").refresh_interval == 4
-    dllm = SamplerConfig(cache="dllm")
+    assert SamplerConfig(cache="prompt").resolved.refresh_interval == 4
+    dllm = SamplerConfig(cache="dllm").resolved
     assert (dllm.prompt_interval, dllm.gen_interval, dllm.transfer_ratio) == (25, 7, 0.25)
-    assert [getattr(SamplerConfig(rule=rule), rule) for rule in ("threshold", "factor")] == [0.9, 1.0]
-    auto = SamplerConfig(gen_length="auto")
-    assert (auto.block_length, auto.max_gen_length, auto.steps, auto.canvas_length) == (32, 512, 512, 512)
-    plain = SamplerConfig()
-    assert plain.refresh_interval is None and plain.threshold is None and plain.max_gen_length is None
+    assert [getattr(SamplerConfig(rule=rule).resolved, rule) for rule in ("threshold", "factor")] == [0.9, 1.0]
+    auto = SamplerConfig(gen_length="auto").resolved
+    assert (auto.block_length, auto.steps, auto.canvas_length) == (32, 512, 512)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"gen_length": "auto"},
+        {"cache": "dllm"},
+        {"rule": "factor"},
+        {"gen_length": 64, "block_length": 32},
+    ],
+)
+def test_settings_keep_what_was_given_so_that_they_can_be_changed(given):
+    config = SamplerConfig(**given)
+    assert {name: value for name, value in asdict(config).items() if value != getattr(SamplerConfig(), name)} == given
+    assert SamplerConfig(**json.loads(json.dumps(asdict(config)))) == config
+    longer = replace(config, gen_length=256)
+    assert longer == SamplerConfig(**given | {"gen_length": 256})
+    assert longer.canvas_length == 256 and config.resolved == SamplerConfig(**given).resolved
 
 
 # The rules of a step

@@ -142,10 +142,10 @@ def test_a_random_text_is_cut_where_its_letters_say():
     [
         ({"stop_strings": "circle"}, "stop_strings is 'circle'; it must be a list of texts"),
         ({"stop_strings": [""]}, "stop_strings has ''; each is a text of 1 to 1000 letters"),
-        ({"stop_strings": [5]}, "stop_strings has 5; each is a text"),
+        ({"stop_strings": [5]}, "stop_strings is .5.; it must be a list of texts"),
         ({"stop_strings": ["x" * 1001]}, "each is a text of 1 to 1000 letters"),
         ({"stop_strings": ["x"] * 101}, "101 stops are given; there may be 100"),
-        ({"suffix_token_ids": 5}, "suffix_token_ids is 5; it must be a list of ids"),
+        ({"suffix_token_ids": 5}, "suffix_token_ids is 5; it must be a list of whole numbers"),
         ({"suffix_token_ids": [1.5]}, "suffix_token_ids is .1.5.; it must be a list of ids"),
         ({"suffix_token_ids": [-1]}, "it must be a list of ids"),
     ],

@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
     recordings = []
     for question in questions:
         recorder = Recorder()
-        with tqdm(total=sampler.steps, desc=question, unit="step", leave=False, disable=None) as bar:
+        with tqdm(total=sampler.resolved.steps, desc=question, unit="step", leave=False, disable=None) as bar:
 
             def watch(state, recorder=recorder, bar=bar):
                 bar.update()

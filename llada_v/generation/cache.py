@@ -34,11 +34,12 @@ def scope_of(config: SamplerConfig, step: torch.Tensor, block_step: torch.Tensor
     if config.cache == "none":
         return torch.zeros_like(step)
     if config.cache == "prompt":
-        interval = config.refresh_interval
+        interval = config.resolved.refresh_interval
         is_due = block_step % interval == 0 if interval else block_step == 0
         return torch.where(is_due, Scope.WHOLE, Scope.BLOCK)
     # Both intervals count the steps of the whole answer, across blocks.
-    return (step % config.prompt_interval != 0) * Scope.ANSWER + (step % config.gen_interval != 0) * Scope.PROMPT
+    prompt, answer = config.resolved.prompt_interval, config.resolved.gen_interval
+    return (step % prompt != 0) * Scope.ANSWER + (step % answer != 0) * Scope.PROMPT
 
 
 class Cache:
@@ -56,7 +57,7 @@ class Cache:
         self.rows: list[int] = []
         self.length = 0
         self.sizes, self.dtype, self.device, self.prompt_length = sizes, dtype, device, prompt_length
-        self.ratio, self.is_compiled = config.transfer_ratio, config.compile
+        self.ratio, self.is_compiled = config.resolved.transfer_ratio, config.compile
         self.gives_all = config.cache == "dllm"
         layer = FeatureLayer if self.gives_all else KeyValueLayer
         self.layers = [layer() for _ in range(sizes.num_hidden_layers)]

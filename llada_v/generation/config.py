@@ -1,7 +1,9 @@
 """The settings of one answer, checked when they are made."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
+from ..fields import check, documented, setting
 from ..json_text import shown
 
 AUTO = "auto"
@@ -23,164 +25,201 @@ BELONGS = {
     "max_gen_length": ("gen_length", AUTO, 512),
 }
 MOST = 1_000_000  # the largest value of a number that has no narrower limit: far more than a model has positions
-# The least and the largest value of numbers (None: `MOST`), and whether they are whole.
-LIMITS = {
-    "refresh_interval": (0, None, int),
-    "prompt_interval": (1, None, int),
-    "gen_interval": (1, None, int),
-    "transfer_ratio": (0, 1, float),
-    "threshold": (0, 1, float),
-    "factor": (0, None, float),
-    "entropy_bound": (0, None, float),
-    "margin": (0, 1, float),
-    "max_gen_length": (1, None, int),
-    "steps": (1, None, int),
-    "block_length": (1, None, int),
-    "lookahead": (0, 64, int),
-}
-# Numbers that are off at 0, and their largest value: beyond it nothing but noise is left, or float32 overflows.
-STRENGTHS = {"temperature": 10_000, "cfg_scale": 1_000}
-CHOICES = {"remasking": REMASKING, "cache": CACHES, "rule": RULES, "schedule": SCHEDULES}
+# Of guidance and of noise: beyond it nothing but noise is left, or float32 overflows.
+MOST_GUIDANCE, MOST_NOISE = 1_000, 10_000
 MOST_STOPS, MOST_STOP_LETTERS = 100, 1000
 AUTO_BLOCK = 32  # tokens that an answer of gen_length="auto" starts with
 
 
+def optional(name: str, told: str, **rule):
+    """A setting that exists for one value of another, which says what None stands for."""
+    owner, value, default = BELONGS[name]
+    return setting(None, f"with {owner} {value}: {told}", none=str(default), **rule)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A sampler's settings with what None stands for, whether the cache or the rule that reads them is chosen or not.
+
+    canvas_length: the most tokens that an answer can have. The others: see `SamplerConfig`.
+    """
+
+    canvas_length: int
+    block_length: int
+    steps: int
+    refresh_interval: int
+    prompt_interval: int
+    gen_interval: int
+    transfer_ratio: float
+    threshold: float
+    factor: float
+    entropy_bound: float
+    margin: float
+
+
+@documented
 @dataclass(frozen=True)
 class SamplerConfig:
     """How an answer is revealed (arXiv 2502.09992, algorithm 5; defaults of the original LLaDA-V).
 
-    gen_length: length of the answer canvas in tokens; "auto": the canvas doubles, up to max_gen_length, while neither
-        a stop is revealed nor one among the candidates of its masks.
-    steps: forward passes for the whole answer under rule "top_k"; None: one token a step. The other rules decide
-        themselves how many steps they need: for them it is the most there can be, one a token.
-    block_length: the canvas is revealed block by block, left to right; None: one block. With gen_length="auto" the
-        canvas is one block, and this is the length it starts with; None: 32.
-    temperature: 0 takes the best token, more samples by Gumbel noise.
-    cfg_scale: strength of classifier-free guidance, 0 = off; the unguided copy sees a prompt of masks.
-    remasking: which tokens stay: "low_confidence" keeps the most probable, "random" keeps any.
-    stop_token_ids: id sequences that end the answer; None: the model's end-of-turn token; []: nothing stops it.
-    stop_strings: texts that end the answer, wherever in a token they begin; `generate` needs the tokenizer for them.
-    suffix_token_ids: ids placed behind the canvas, visible from the first step and returned behind the answer.
-    cache: what a step does not compute again. "none": everything is computed; "prompt": keys and values of everything
-        outside the block are kept (arXiv 2505.22618, dual cache); "dllm": keys and values of the prompt, and what
-        attention and MLP add to the answer, are kept and partly renewed (arXiv 2506.06295).
-    refresh_interval: with "prompt": everything is computed at the first step of a block and every so many steps after
-        it; 0: at the first alone; 1: always, which is the plain sampler. None: 4.
-    prompt_interval, gen_interval: with "dllm": the prompt and the answer are computed every so many steps.
-        None: 25 and 7.
-    transfer_ratio: with "dllm": the share of answer positions, those whose values changed most, that is computed in
-        the steps between. None: 0.25.
-    rule: which candidates a step reveals; see `generation.reveal`.
-    schedule: how "top_k" shares the masks among the steps: "linear" evenly, "convex" few first and more later.
-    threshold, factor, entropy_bound, margin: the parameter of the rule of that name. None: 0.9, 1, 0.1, 0.8.
-    lookahead: steps that are drafted ahead and verified in the same forward pass; the tokens are those without. 0: off.
-    max_gen_length: with gen_length="auto": the longest canvas. None: 512.
-    compile: run the trunk through torch.compile, on a GPU with CUDA graphs. The first answers are slow.
-
-    Raises ValueError for values that do not fit together, naming the remedy.
+    It keeps what was given, so that `dataclasses.replace` and `asdict` work; `resolved` has what None stands for.
+    Raises ValueError for values that cannot be or do not fit together, naming the remedy.
     """
 
-    gen_length: int | str = 128
-    steps: int | None = None
-    block_length: int | None = None
-    temperature: float = 0.0
-    cfg_scale: float = 0.0
-    remasking: str = "low_confidence"
-    stop_token_ids: list[list[int]] | None = None
-    stop_strings: list[str] | None = None
-    suffix_token_ids: list[int] | None = None
-    cache: str = "none"
-    refresh_interval: int | None = None
-    prompt_interval: int | None = None
-    gen_interval: int | None = None
-    transfer_ratio: float | None = None
-    rule: str = "top_k"
-    schedule: str = "linear"
-    threshold: float | None = None
-    factor: float | None = None
-    entropy_bound: float | None = None
-    margin: float | None = None
-    lookahead: int = 0
-    max_gen_length: int | None = None
-    compile: bool = False
+    gen_length: int | str = setting(
+        128,
+        "length of the answer canvas in tokens; auto: the canvas doubles, up to max_gen_length, while neither a stop "
+        "is revealed nor one among the candidates of its masks",
+        least=1,
+        most=MOST,
+        choices=(AUTO,),
+    )
+    steps: int | None = setting(
+        None,
+        "forward passes for the whole answer with rule top_k; the other rules decide themselves how many they need",
+        none="one token a step",
+        least=1,
+        most=MOST,
+    )
+    block_length: int | None = setting(
+        None,
+        "the canvas is revealed block by block, left to right; with gen_length auto it is one block, and this is the "
+        "length it starts with",
+        none=f"one block, {AUTO_BLOCK} with gen_length auto",
+        least=1,
+        most=MOST,
+    )
+    temperature: float = setting(0.0, "0 takes the best token, more samples by Gumbel noise", least=0, most=MOST_NOISE)
+    cfg_scale: float = setting(
+        0.0,
+        "strength of classifier-free guidance, 0 is off; the unguided copy sees a prompt of masks",
+        least=0,
+        most=MOST_GUIDANCE,
+    )
+    remasking: str = setting(
+        "low_confidence",
+        "which tokens stay: low_confidence keeps the most probable, random keeps any",
+        choices=REMASKING,
+    )
+    stop_token_ids: list[list[int]] | None = setting(
+        None, "id sequences that end the answer; []: nothing stops it", none="the model's end-of-turn token"
+    )
+    stop_strings: list[str] | None = setting(
+        None,
+        "texts that end the answer, wherever in a token they begin; `generate` needs the tokenizer for them",
+        none="no others",
+    )
+    suffix_token_ids: list[int] | None = setting(
+        None, "ids placed behind the canvas, visible from the first step and returned behind the answer"
+    )
+    cache: str = setting(
+        "none",
+        "what a step does not compute again. none: everything is computed; prompt: keys and values of everything "
+        "outside the block are kept (arXiv 2505.22618, dual cache); dllm: keys and values of the prompt, and what "
+        "attention and MLP add to the answer, are kept and partly renewed (arXiv 2506.06295)",
+        choices=CACHES,
+    )
+    refresh_interval: int | None = optional(
+        "refresh_interval",
+        "everything is computed at the first step of a block and every so many steps after it; 0: at the first alone; "
+        "1: always, which is the plain sampler",
+        least=0,
+        most=MOST,
+    )
+    prompt_interval: int | None = optional(
+        "prompt_interval", "the prompt is computed every so many steps", least=1, most=MOST
+    )
+    gen_interval: int | None = optional(
+        "gen_interval", "the answer is computed every so many steps", least=1, most=MOST
+    )
+    transfer_ratio: float | None = optional(
+        "transfer_ratio",
+        "the share of answer positions, those whose values changed most, that is computed in the steps between",
+        least=0,
+        most=1,
+    )
+    rule: str = setting("top_k", "which candidates a step reveals; see `generation.reveal`", choices=RULES)
+    schedule: str = setting(
+        "linear",
+        "how top_k shares the masks among the steps: linear evenly, convex few first and more later",
+        choices=SCHEDULES,
+    )
+    threshold: float | None = optional("threshold", "all tokens that are more probable", least=0, most=1)
+    factor: float | None = optional("factor", "the most n with (n + 1) (1 - p_n) below it", least=0, most=MOST)
+    entropy_bound: float | None = optional(
+        "entropy_bound", "the most positions whose entropies add up to it", least=0, most=MOST
+    )
+    margin: float | None = optional("margin", "all tokens that lead the next best by more", least=0, most=1)
+    lookahead: int = setting(
+        0,
+        "steps that are drafted ahead and verified in the same forward pass; the tokens are those without. 0: off",
+        least=0,
+        most=64,
+    )
+    max_gen_length: int | None = optional("max_gen_length", "the longest canvas", least=1, most=MOST)
+    compile: bool = setting(
+        False, "run the trunk through torch.compile, on a GPU with CUDA graphs; the first answers are slow"
+    )
 
     def __post_init__(self):
-        if isinstance(self.gen_length, bool) or not (
-            isinstance(self.gen_length, int) and 1 <= self.gen_length <= MOST or self.gen_length == AUTO
-        ):
-            raise ValueError(
-                f"gen_length is {shown(self.gen_length)}; it must be a whole number of at least 1, at most {MOST}, "
-                f"or {AUTO!r}"
-            )
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {shown(getattr(self, name))}; choose one of {', '.join(choices)}")
-        if not isinstance(self.compile, bool):
-            raise ValueError(f"compile is {shown(self.compile)}; it must be True or False")
-        self._settle()
-        for name, (least, most, kind) in LIMITS.items():
-            check_number(name, getattr(self, name), least, most, kind)
-        for name, most in STRENGTHS.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
-                raise ValueError(f"{name} is {shown(value)}; it must be 0 (off) or a positive number up to {most}")
+        check(self)
+        for name, (owner, value, _) in BELONGS.items():
+            if getattr(self, name) is not None and getattr(self, owner) != value:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}, but {owner} is {getattr(self, owner)!r}; "
+                    f"leave {name} out or set {owner}={value!r}"
+                )
         self._check_lengths()
         self._check_stops()
         self._check_combinations()
 
-    def _settle(self) -> None:
-        """Replace None by what it stands for; refuse settings of a cache, a rule or a length that is not chosen."""
-        for name, (owner, value, default) in BELONGS.items():
-            if getattr(self, owner) == value:
-                if getattr(self, name) is None:
-                    object.__setattr__(self, name, default)
-            elif getattr(self, name) is not None:
-                raise ValueError(
-                    f"{name} is {shown(getattr(self, name))}, but {owner} is {shown(getattr(self, owner))}; "
-                    f"leave {name} out or set {owner}={shown(value)}"
-                )
-        check_number("max_gen_length", self.max_gen_length, *LIMITS["max_gen_length"])
-        if self.block_length is None:
-            length = min(AUTO_BLOCK, self.canvas_length) if self.gen_length == AUTO else self.gen_length
-            object.__setattr__(self, "block_length", length)
-        if self.steps is None:
-            object.__setattr__(self, "steps", self.canvas_length)
+    @cached_property
+    def resolved(self) -> Resolved:
+        """Every number that None may stand for."""
+        found = {
+            name: default if getattr(self, name) is None else getattr(self, name)
+            for name, (_, _, default) in BELONGS.items()
+        }
+        canvas = found.pop("max_gen_length") if self.gen_length == AUTO else int(self.gen_length)
+        found.pop("max_gen_length", None)
+        first = min(AUTO_BLOCK, canvas) if self.gen_length == AUTO else canvas
+        return Resolved(
+            canvas_length=canvas, block_length=self.block_length or first, steps=self.steps or canvas, **found
+        )
 
     def _check_lengths(self) -> None:
         """Canvas, blocks and steps."""
+        canvas, block, steps = self.canvas_length, self.resolved.block_length, self.resolved.steps
         if self.gen_length == AUTO:
-            if self.block_length > self.max_gen_length:
+            if block > canvas:
                 raise ValueError(
-                    f"block_length {self.block_length}, which the canvas starts with, is more than max_gen_length "
-                    f"{self.max_gen_length}; raise max_gen_length"
+                    f"block_length {block}, which the canvas starts with, is more than max_gen_length {canvas}; "
+                    "raise max_gen_length"
                 )
-            if self.steps != self.max_gen_length:
+            if steps != canvas:
                 raise ValueError(
-                    f"steps is {self.steps}, but gen_length={AUTO!r} has no fixed canvas to share among steps; "
+                    f"steps is {steps}, but gen_length={AUTO!r} has no fixed canvas to share among steps; "
                     "leave steps out, or choose a rule that reveals several tokens a step"
                 )
             return
-        if self.gen_length % self.block_length:
+        if canvas % block:
             raise ValueError(
-                f"gen_length {self.gen_length} is not a multiple of block_length {self.block_length}; "
-                f"try gen_length={-(-self.gen_length // self.block_length) * self.block_length} "
-                f"or block_length={self.gen_length}"
+                f"gen_length {canvas} is not a multiple of block_length {block}; "
+                f"try gen_length={-(-canvas // block) * block} or block_length={canvas}"
             )
-        if self.rule != "top_k" and self.steps != self.gen_length:
+        if self.rule != "top_k" and steps != canvas:
             raise ValueError(
-                f"steps is {self.steps}, but rule {shown(self.rule)} decides itself how many tokens a step reveals; "
+                f"steps is {steps}, but rule {self.rule!r} decides itself how many tokens a step reveals; "
                 "leave steps out or set rule='top_k'"
             )
-        if self.steps % self.num_blocks:
+        if steps % self.num_blocks:
             raise ValueError(
-                f"steps {self.steps} cannot be shared by {self.num_blocks} blocks; "
-                f"try steps={-(-self.steps // self.num_blocks) * self.num_blocks}"
+                f"steps {steps} cannot be shared by {self.num_blocks} blocks; "
+                f"try steps={-(-steps // self.num_blocks) * self.num_blocks}"
             )
 
     def _check_stops(self) -> None:
         """Each stop can be found, and what stands behind the canvas is ids."""
-        if not isinstance(self.stop_token_ids, (list, tuple, type(None))):
-            raise ValueError(f"stop_token_ids is {shown(self.stop_token_ids)}; it must be a list of lists of ids")
         stops = self.stop_token_ids or []
         for stop in stops:
             if not is_ids(stop) or not len(stop):
@@ -200,11 +239,9 @@ class SamplerConfig:
                     )
         if self.suffix_token_ids is not None and not is_ids(self.suffix_token_ids):
             raise ValueError(f"suffix_token_ids is {shown(self.suffix_token_ids)}; it must be a list of ids")
-        if not isinstance(self.stop_strings, (list, tuple, type(None))):
-            raise ValueError(f"stop_strings is {shown(self.stop_strings)}; it must be a list of texts")
         texts = self.stop_strings or []
         for text in texts:
-            if not isinstance(text, str) or not 0 < len(text) <= MOST_STOP_LETTERS:
+            if not 0 < len(text) <= MOST_STOP_LETTERS:
                 raise ValueError(
                     f"stop_strings has {shown(text)}; each is a text of 1 to {MOST_STOP_LETTERS} letters, such as '.'"
                 )
@@ -265,28 +302,17 @@ class SamplerConfig:
     @property
     def canvas_length(self) -> int:
         """The most tokens that an answer can have."""
-        return self.max_gen_length if self.gen_length == AUTO else self.gen_length
+        return self.resolved.canvas_length
 
     @property
     def num_blocks(self) -> int:
         """Blocks the canvas is cut into; a canvas that grows is one."""
-        return 1 if self.gen_length == AUTO else self.gen_length // self.block_length
+        return 1 if self.gen_length == AUTO else self.canvas_length // self.resolved.block_length
 
     @property
     def steps_per_block(self) -> int:
         """Forward passes for one block."""
-        return self.steps // self.num_blocks
-
-
-def check_number(name: str, value, least: int, most: int | None, kind: type) -> None:
-    """Raise ValueError unless `value` is None or a number of that kind within the limits; most: None is `MOST`."""
-    if value is None:
-        return
-    right = isinstance(value, int) if kind is int else isinstance(value, (int, float))
-    if isinstance(value, bool) or not right or not least <= value <= (MOST if most is None else most):
-        noun = "a whole number" if kind is int else "a number"
-        limits = f"of at least {least}, at most {MOST}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name} is {shown(value)}; it must be {noun} {limits}")
+        return self.resolved.steps // self.num_blocks
 
 
 def is_ids(value) -> bool:

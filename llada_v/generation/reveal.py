@@ -96,13 +96,13 @@ def choose(scores: torch.Tensor, quota: torch.Tensor, config: SamplerConfig) -> 
     if config.rule == "top_k":
         count = quota
     elif config.rule == "threshold":
-        count = over_threshold(ranked, config.threshold)
+        count = over_threshold(ranked, config.resolved.threshold)
     elif config.rule == "factor":
-        count = within_factor(ranked, config.factor)
+        count = within_factor(ranked, config.resolved.factor)
     elif config.rule == "entropy_bound":
-        count = within_entropy(-ranked, config.entropy_bound)
+        count = within_entropy(-ranked, config.resolved.entropy_bound)
     else:
-        count = over_threshold(ranked, config.margin)
+        count = over_threshold(ranked, config.resolved.margin)
     return most_certain(scores, count.clamp_min(1))
 
 

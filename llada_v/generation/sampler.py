@@ -160,12 +160,12 @@ class Rows:
     def __init__(self, num_rows: int, config: SamplerConfig, stops: Stops):
         self.config, self.stops, self.mask_id, self.limit = config, stops, stops.mask_id, config.canvas_length
         self.grows = config.gen_length == AUTO
-        counts = reveal_counts(config.block_length, config.steps_per_block, config.schedule)
+        counts = reveal_counts(config.resolved.block_length, config.steps_per_block, config.schedule)
         self.counts = torch.ones(self.limit, dtype=torch.long) if self.grows else torch.tensor(counts)
         self.canvas = torch.full((num_rows, self.limit), self.mask_id)
         self.confidence = torch.zeros(self.canvas.shape, dtype=torch.float64)
         self.start = torch.zeros(num_rows, dtype=torch.long)
-        self.end = torch.full_like(self.start, config.block_length)
+        self.end = torch.full_like(self.start, config.resolved.block_length)
         self.step, self.block_step = torch.zeros_like(self.start), torch.zeros_like(self.start)
         self.candidates = torch.zeros_like(self.canvas)
         self.scores = torch.full(self.canvas.shape, -torch.inf, dtype=torch.float64)
@@ -192,7 +192,7 @@ class Rows:
         is_open = self.open_in(self.canvas, self.end)
         moves_on = ~is_open.any(1) & (self.end < self.limit) & (self.stops.ends(self.canvas) > self.end)
         if moves_on.any():
-            after = self.longer(self.end) if self.grows else self.end + self.config.block_length
+            after = self.longer(self.end) if self.grows else self.end + self.config.resolved.block_length
             self.start = torch.where(moves_on, self.end, self.start)
             self.end = torch.where(moves_on, after, self.end)
             self.block_step[moves_on] = 0
@@ -283,7 +283,8 @@ class Rows:
         canvas, step = self.canvas[:, :length], int(self.step.max())
         stop = self.stops.ends(canvas)
         confidence = self.confidence[:, :length]
-        return SamplerState(canvas, canvas == self.mask_id, confidence, revealed, stop, step, self.config.steps)
+        most = self.config.resolved.steps
+        return SamplerState(canvas, canvas == self.mask_id, confidence, revealed, stop, step, most)
 
     def lengths(self) -> torch.Tensor:
         """(B,) how long each canvas is so far."""
