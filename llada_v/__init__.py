@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .configuration_llada_v import LladaConfig, LladaVConfig
     from .generation.config import SamplerConfig
     from .generation.sampler import SamplerOutput, SamplerState
+    from .image_processing_llada_v import LladaVImageProcessor, LladaVVideoProcessor
     from .modeling_llada_v import LladaVForConditionalGeneration, LladaVModel
     from .processing_llada_v import LladaVProcessor
 
@@ -27,8 +28,10 @@ __all__ = [
     "LladaConfig",
     "LladaVConfig",
     "LladaVForConditionalGeneration",
+    "LladaVImageProcessor",
     "LladaVModel",
     "LladaVProcessor",
+    "LladaVVideoProcessor",
     "PictureMemory",
     "SamplerConfig",
     "SamplerOutput",
@@ -41,6 +44,7 @@ MODULES = {
     "configuration_llada_v": ("LladaConfig", "LladaVConfig"),
     "generation.config": ("SamplerConfig",),
     "generation.sampler": ("SamplerOutput", "SamplerState"),
+    "image_processing_llada_v": ("LladaVImageProcessor", "LladaVVideoProcessor"),
     "modeling_llada_v": ("LladaVForConditionalGeneration", "LladaVModel"),
     "processing_llada_v": ("LladaVProcessor",),
 }

@@ -172,7 +172,7 @@ class PictureMemory:
 
     @torch.no_grad()
     def __call__(self, pixel_values, image_sizes, image_layouts=None) -> torch.Tensor:
-        """(F, D); see `LladaVModel.get_image_features`."""
+        """(F, D); see `LladaVModel.encode_pictures`."""
         digest = hashlib.blake2b()
         for tensor in (pixel_values, image_sizes, image_layouts):
             if tensor is not None:
@@ -184,7 +184,7 @@ class PictureMemory:
             self.kept.clear()
             self.weights = weights
         if key not in self.kept:
-            features = self.model.get_image_features(pixel_values.to(self.model.device), image_sizes, image_layouts)
+            features = self.model.encode_pictures(pixel_values.to(self.model.device), image_sizes, image_layouts)
             self.kept[key] = features
         self.kept.move_to_end(key)
         while len(self.kept) > self.size:

@@ -21,6 +21,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_llada_v import LladaConfig
 
@@ -94,12 +95,15 @@ class LladaAttention(nn.Module):
         return x.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
 
     def forward(self, query, key, value, attention_mask):
-        """Heads (B, H, Q, K) over keys and values (B, H, L, K) -> (B, Q, D)."""
+        """Heads (B, H, Q, K) over keys and values (B, H, L, K) -> (B, Q, D), and the weights (B, H, Q, L).
+
+        Only the back end "eager" has weights; the others give None.
+        """
         if query.shape[2] == 0:  # a cache had nothing computed; fused back ends refuse that
-            return self.o_proj(query.transpose(1, 2).flatten(2))
+            return self.o_proj(query.transpose(1, 2).flatten(2)), None
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        mixed, _ = attend(self, query, key, value, attention_mask, scaling=self.scaling)
-        return self.o_proj(mixed.flatten(2))
+        mixed, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling)
+        return self.o_proj(mixed.flatten(2)), weights
 
 
 class LladaMLP(nn.Module):
@@ -144,7 +148,7 @@ class LladaBlock(GradientCheckpointingLayer):
             normed, rotary = at_positions(normed, positions), turned_at(rotary, positions)
             hidden = at_positions(hidden, positions)
         query = rotate(attention.split_heads(attention.q_proj(normed)), *rotary)
-        added = attention(query, key, value, attention_mask)
+        added, _ = attention(query, key, value, attention_mask)
         hidden = hidden + (added if cache is None else cache.fill("attention", added, fresh))
         added = self.mlp(self.post_attention_layernorm(hidden if fresh is None else at_positions(hidden, fresh)))
         return hidden + (added if cache is None else cache.fill("mlp", added, fresh))
@@ -185,6 +189,7 @@ class LladaPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": LladaBlock, "attentions": LladaAttention}
 
     def _init_weights(self, module):
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -204,6 +209,7 @@ class LladaModel(LladaPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    @capture_outputs
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -213,11 +219,14 @@ class LladaModel(LladaPreTrainedModel):
         wanted: torch.Tensor | None = None,
         cache=None,
         compiled: bool = False,
+        use_cache: bool | None = None,
+        **recorded,
     ) -> BaseModelOutput:
         """Hidden states after the final norm.
 
         input_ids: (B, L) ids, or `inputs_embeds` (B, L, D) instead.
-        attention_mask: (B, L), 1 = attend to this position; or (B, 1, L, L) bool, True = row may see column.
+        attention_mask: (B, L), 1 = attend to this position; or (B, 1, L, L), True = row may see column, or floats that
+            are added to the scores, 0 = may see and below that (a large negative number) = may not.
             None: everything sees everything.
         position_ids: (B, L) or (1, L); by default each row counts its attended positions from 0, so that padding on
             either side changes nothing.
@@ -225,10 +234,14 @@ class LladaModel(LladaPreTrainedModel):
         cache: a `generation.cache.Cache`, told what this call runs: then the inputs are those positions, and the mask
             covers the whole sequence. Give position_ids with it.
         compiled: run the layers through torch.compile, on a GPU with CUDA graphs.
+        use_cache: has no effect; keys that later positions change cannot be kept from left to right.
+        recorded: transformers' output_hidden_states, output_attentions (with attn_implementation="eager") and
+            return_dict. All layers' states are those of all positions, but the last layer's where `wanted`.
         Masks, positions and `wanted` may be on the CPU: what is read of them then costs no wait for the device.
         Returns last_hidden_state (B, L, D), or (M, D) where wanted, row by row in order of position.
         Raises ValueError unless exactly one of input_ids and inputs_embeds is given.
         """
+        check_recorded(recorded)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds, not both and not neither")
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
@@ -266,13 +279,40 @@ class LladaModel(LladaPreTrainedModel):
 
         A padding mask stays (B, 1, 1, L): broadcast over queries, never L x L.
         """
-        if attention_mask is None or bool(attention_mask.all()):
+        if attention_mask is None:
             return None
         if attention_mask.dim() == 4:
-            return attention_mask.bool()
+            attention_mask = visible(attention_mask)
+        if bool(attention_mask.all()):
+            return None
+        if attention_mask.dim() == 4:
+            return attention_mask
         if "flash" in self.config._attn_implementation:
             return attention_mask
         return attention_mask[:, None, None, :].bool()
+
+
+def visible(mask: torch.Tensor) -> torch.Tensor:
+    """A mask (B, 1, L, L) as bool, True where row may see column.
+
+    Floats are added to attention scores: 0 is seen, below half the dtype's least is not; weights between are refused.
+    """
+    if not mask.is_floating_point():
+        return mask.bool()
+    hidden = mask <= torch.finfo(mask.dtype).min / 2
+    if not bool(((mask == 0) | hidden).all()):
+        raise ValueError(
+            "a float attention_mask is added to the scores: 0 where a row may see a column, the dtype's least number "
+            "or -inf where not; this one holds others. Give a bool mask, True where it may see"
+        )
+    return ~hidden
+
+
+def check_recorded(recorded: dict) -> None:
+    """Raise TypeError for a keyword that is not one of transformers' for outputs."""
+    known = {"output_hidden_states", "output_attentions", "return_dict"}
+    if unknown := sorted(name for name, value in recorded.items() if name not in known and value is not None):
+        raise TypeError(f"forward has no argument {', '.join(unknown)}")
 
 
 def default_positions(attention_mask: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor:

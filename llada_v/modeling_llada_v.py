@@ -3,7 +3,8 @@
     pixel_values (T, 3, S, S) -> tower -> projector -> pack -> image_features (F, D)
     input_ids (B, L) -> embeddings, features put where the placeholders stand -> trunk -> logits where asked
 
-It never sees a tokenizer, never draws a random number, and makes logits only at the positions it is asked for.
+It never sees a tokenizer, draws a random number only where `labels` ask for the training objective, and makes logits
+only at the positions it is asked for.
 Letters: B rows, L positions, T tiles of all pictures of the batch, N pictures (or videos), S pixels a tile side,
 P = (S / patch)^2 features a tile, F features of all pictures, D width, V vocabulary, M positions with logits.
 """
@@ -16,17 +17,18 @@ from torch import nn
 from torch.nn.functional import gelu, interpolate
 from transformers import GenerationConfig, SiglipVisionModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
-from transformers.utils import GENERATION_CONFIG_NAME
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling, MaskedLMOutput
+from transformers.utils import GENERATION_CONFIG_NAME, can_return_tuple
 
 from .anyres import Layout, grid_map, grid_of, num_tiles, pooled_side
 from .checkpoint.files import check_folder, check_json, local_folder, shapes_of
 from .checkpoint.names import KEY_MAPPING
-from .configuration_llada_v import LladaVConfig
+from .configuration_llada_v import IGNORE, LladaVConfig
 from .generation.config import SamplerConfig
 from .generation.generate import SamplerMixin
 from .head import LladaHead
 from .modeling_llada import LladaModel, LladaPreTrainedModel
+from .training.noise import Draw, add_noise, token_weights
 
 
 class LladaVProjector(nn.Module):
@@ -107,7 +109,16 @@ class LladaVModel(LladaVPreTrainedModel):
     def set_input_embeddings(self, value):
         self.language_model.embed_tokens = value
 
+    @can_return_tuple
     def get_image_features(
+        self, pixel_values: torch.Tensor, image_sizes: torch.Tensor, image_layouts: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """What transformers asks of a model: last_hidden_state (T, P, E), the tower's own output for each tile, and
+        pooler_output, a tuple with the features (n, D) of each picture. Arguments and errors: `encode_pictures`."""
+        states, pictures = self.read_pictures(pixel_values, image_sizes, image_layouts)
+        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pictures)
+
+    def encode_pictures(
         self, pixel_values: torch.Tensor, image_sizes: torch.Tensor, image_layouts: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Features of all pictures in order, ready to stand in the sequence.
@@ -117,17 +128,25 @@ class LladaVModel(LladaVPreTrainedModel):
         image_layouts: (N, 2) pairs (`Layout`, number of tiles); None: read off the number of tiles.
         Returns (F, D). Raises ValueError where tiles and pictures do not match.
         """
+        return torch.cat(self.read_pictures(pixel_values, image_sizes, image_layouts)[1])
+
+    def read_pictures(self, pixel_values, image_sizes, image_layouts) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """The tower's states (T, P, E), and the features (n, D) of each picture."""
         visuals = self.list_visuals(pixel_values, image_sizes, image_layouts)
-        tiles = self.tile_features(pixel_values)
+        states = self.tower_states(pixel_values)
         counts = [count for _, _, count in visuals]
-        packed = [
+        parts = self.multi_modal_projector(states).split(counts)
+        return states, tuple(
             self.pack(part, layout, height, width)
-            for part, (layout, (height, width), _) in zip(tiles.split(counts), visuals, strict=True)
-        ]
-        return torch.cat(packed)
+            for part, (layout, (height, width), _) in zip(parts, visuals, strict=True)
+        )
 
     def tile_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Tiles (T, 3, S, S) -> features of the trunk's width (T, P, D), not yet packed.
+        """Tiles (T, 3, S, S) -> features of the trunk's width (T, P, D), not yet packed."""
+        return self.multi_modal_projector(self.tower_states(pixel_values))
+
+    def tower_states(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Tiles (T, 3, S, S) -> the tower's output (T, P, E).
 
         uint8 tiles are normalised here, to the bits that the image processor makes.
         """
@@ -136,7 +155,7 @@ class LladaVModel(LladaVPreTrainedModel):
             pixel_values = pixel_values.float().mul_(1 / 255).sub_(0.5).div_(0.5)
         # The output of the last encoder layer; the published features never pass the tower's post_layernorm.
         embedded = tower.embeddings(pixel_values.to(self.dtype))
-        return self.multi_modal_projector(tower.encoder(inputs_embeds=embedded).last_hidden_state)
+        return tower.encoder(inputs_embeds=embedded).last_hidden_state
 
     def list_visuals(self, pixel_values, image_sizes, image_layouts):
         """[(layout, (height, width), tiles)] of the batch's pictures, checked against the number of tiles."""
@@ -227,21 +246,28 @@ class LladaVModel(LladaVPreTrainedModel):
         wanted: torch.Tensor | None = None,
         copies: int = 1,
         idle_tiles: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **recorded,
     ) -> BaseModelOutput:
-        """Hidden states (B, L, D), or (M, D) where `wanted`; see `LladaModel.forward` for that and the masks.
+        """Hidden states (B, L, D), or (M, D) where `wanted`; see `LladaModel.forward` for that, the masks and the rest.
 
-        Pictures come as `pixel_values` with their sizes (see `get_image_features`), or as finished `image_features`.
+        Pictures come as `pixel_values` with their sizes (see `encode_pictures`), or as finished `image_features`; with
+        `inputs_embeds` they stand there already.
         copies: the rows are this many blocks, one after the other, that all show the same pictures in the same order;
             the tower sees each picture once.
         idle_tiles: (T, 3, S, S) tiles of no picture. They pass the tower and change nothing: where processes train
             together, a batch of text runs the same modules as the others do, in the same order (ZeRO-3 needs both).
         """
         idle = 0 if idle_tiles is None else 0 * (self.tile_features(idle_tiles).sum() + self.image_newline.sum())
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds, not both and not neither")
+        if inputs_embeds is not None and (pixel_values is not None or image_features is not None):
+            raise ValueError(
+                "inputs_embeds hold their pictures already; leave pixel_values and image_features out or give input_ids"
+            )
         if inputs_embeds is None:
-            if input_ids is None:
-                raise ValueError("give input_ids or inputs_embeds")
             if image_features is None and pixel_values is not None:
-                image_features = self.get_image_features(pixel_values, image_sizes, image_layouts)
+                image_features = self.encode_pictures(pixel_values, image_sizes, image_layouts)
             if image_features is not None and copies > 1:
                 image_features = image_features.repeat(copies, 1)
             inputs_embeds = self.embed(input_ids, image_features)
@@ -252,11 +278,14 @@ class LladaVModel(LladaVPreTrainedModel):
             attention_mask=attention_mask,
             position_ids=position_ids,
             wanted=wanted,
+            **recorded,
         )
 
 
 class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel):
     """The model with its head: logits for training, `generate` (from `SamplerMixin`) for answers."""
+
+    accepts_loss_kwargs = False  # the loss is a mean over rows: transformers' Trainer shares it among accumulated steps
 
     def __init__(self, config: LladaVConfig):
         super().__init__(config)
@@ -285,10 +314,15 @@ class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel):
     def set_output_embeddings(self, value):
         self.lm_head = value
 
-    def get_image_features(self, pixel_values, image_sizes, image_layouts=None) -> torch.Tensor:
+    def get_image_features(self, pixel_values, image_sizes, image_layouts=None, **options):
         """See `LladaVModel.get_image_features`."""
-        return self.model.get_image_features(pixel_values, image_sizes, image_layouts)
+        return self.model.get_image_features(pixel_values, image_sizes, image_layouts, **options)
 
+    def encode_pictures(self, pixel_values, image_sizes, image_layouts=None) -> torch.Tensor:
+        """See `LladaVModel.encode_pictures`."""
+        return self.model.encode_pictures(pixel_values, image_sizes, image_layouts)
+
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -304,6 +338,11 @@ class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel):
         weights: torch.Tensor | None = None,
         copies: int = 1,
         idle_tiles: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        use_cache: bool | None = None,
+        **recorded,
     ) -> MaskedLMOutput:
         """Logits of the clean token at each position, given everything else (arXiv 2502.09992, eq. 3). No shift.
 
@@ -311,9 +350,28 @@ class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel):
         targets, weights: (M,) the tokens at those positions and what each counts for.
         Returns logits (M, V), row by row in order of position, or (B, L, V) without `logits_at`; with targets no
         logits but the loss, the weighted sum of the tokens' cross entropies in nats (see `head`).
-        The other arguments are those of `LladaVModel.forward`. Nothing is noised here: see `training.noise`.
+        labels: (B, L) the clean ids, -100 where a position is never masked: what a plain Trainer passes. Then the call
+            is the objective itself: labelled positions are masked at random, t ~ U(0, 1) a row, and the loss is theirs
+            alone; there are no logits. `generator` (on the CPU; None: torch's own) draws, here and nowhere else.
+        logits_to_keep: as transformers has it: the last so many positions, or those of the indices; 0: all.
+        The other arguments are those of `LladaVModel.forward`. Without labels nothing is noised: see `training.noise`.
         """
-        hidden = self.model(
+        if labels is not None:
+            if targets is not None or logits_at is not None:
+                raise ValueError("give labels, which are masked here, or targets and logits_at, which are: not both")
+            labels = labels.masked_fill(labels == self.config.image_token_id, IGNORE)  # pictures are never masked
+            draw = Draw(*(torch.rand(shape, generator=generator) for shape in (labels.shape[:1], labels.shape)))
+            ids, is_masked, p_mask = add_noise(
+                labels if input_ids is None else input_ids, labels, self.config.mask_token_id, draw
+            )
+            logits_at, targets = is_masked, labels[is_masked]
+            weights = token_weights(labels, is_masked, p_mask)
+            if input_ids is not None:
+                input_ids = ids
+            elif inputs_embeds is not None:
+                mask = self.get_input_embeddings().weight[self.config.mask_token_id].to(inputs_embeds.dtype)
+                inputs_embeds = torch.where(is_masked[..., None], mask, inputs_embeds)
+        outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
             image_sizes=image_sizes,
@@ -325,10 +383,16 @@ class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel):
             wanted=logits_at,
             copies=copies,
             idle_tiles=idle_tiles,
-        ).last_hidden_state
+            **recorded,
+        )
+        hidden = outputs.last_hidden_state
+        states = dict(hidden_states=outputs.hidden_states, attentions=outputs.attentions)
         if targets is not None:
-            return MaskedLMOutput(loss=self.lm_head(hidden, targets, weights))
-        return MaskedLMOutput(logits=self.lm_head(hidden))
+            return MaskedLMOutput(loss=self.lm_head(hidden, targets, weights), **states)
+        if logits_at is None and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
+            at = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            hidden = hidden[:, at]
+        return MaskedLMOutput(logits=self.lm_head(hidden), **states)
 
 
 def empty_model(config: LladaVConfig) -> LladaVForConditionalGeneration:

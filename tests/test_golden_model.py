@@ -47,7 +47,7 @@ def test_a_picture_has_the_tiles_and_features_of_the_original(small_model, size)
         blocks = tile.unflatten(1, (8, 48)).unflatten(3, (8, 48)).mean((2, 4)).flatten(1)
         close(blocks, record[name], TILE, name)
 
-    features = small_model.get_image_features(tiles, torch.tensor([[height, width]]))
+    features = small_model.encode_pictures(tiles, torch.tensor([[height, width]]))
     assert len(features) == record["num_tokens"] == num_features(Layout.ANYRES, height, width, config)
     for row, name in ((0, "embed_first"), (len(features) // 2, "embed_mid"), (-1, "embed_last")):
         close(features[row, :8], record[name], FEATURE, name)

@@ -397,7 +397,7 @@ def test_image_features_answer_as_pixels_do(tiny_model, tiny_processor, question
     expected = answer(tiny_model, inputs)
     pixels = {key: inputs[key] for key in ("pixel_values", "image_sizes", "image_layouts")}
     text = {key: inputs[key] for key in ("input_ids", "attention_mask")}
-    found = answer(tiny_model, text | {"image_features": tiny_model.get_image_features(**pixels)})
+    found = answer(tiny_model, text | {"image_features": tiny_model.encode_pictures(**pixels)})
     assert torch.equal(found.sequences, expected.sequences) and found.order == expected.order
 
 
@@ -414,7 +414,7 @@ def test_pictures_asked_about_again_are_found_by_their_pixels(tiny_model, tiny_p
     finally:
         handle.remove()
     assert len(calls) == 3
-    assert torch.equal(again, first) and torch.equal(first, tiny_model.get_image_features(**pixels[0]))
+    assert torch.equal(again, first) and torch.equal(first, tiny_model.encode_pictures(**pixels[0]))
 
 
 @pytest.mark.parametrize(

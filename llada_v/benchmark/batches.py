@@ -36,7 +36,7 @@ class Batch:
     """Prompts and what makes their pictures.
 
     prompts: input_ids (B, L) and maybe attention_mask (B, L).
-    pictures: the arguments of `get_image_features`; empty where there is no picture.
+    pictures: the arguments of `encode_pictures`; empty where there is no picture.
     items: the questions; empty for random prompts.
     """
 

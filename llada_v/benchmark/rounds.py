@@ -152,7 +152,7 @@ def answer_batch(model, batch: Batch, sampler: SamplerConfig, seed: int):
     found = {}
 
     def encode():
-        found["features"] = model.get_image_features(**batch.pictures) if batch.pictures else None
+        found["features"] = model.encode_pictures(**batch.pictures) if batch.pictures else None
 
     def generate():
         found["output"] = model.generate(

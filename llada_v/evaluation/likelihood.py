@@ -201,4 +201,4 @@ def are_greedy(
 def features_of(model, inputs: dict[str, torch.Tensor]) -> torch.Tensor | None:
     """The features (F, D) of the pictures of a batch; None where there are none."""
     pictures = {key: inputs[key] for key in ("pixel_values", "image_sizes", "image_layouts") if key in inputs}
-    return model.get_image_features(**pictures) if pictures else None
+    return model.encode_pictures(**pictures) if pictures else None

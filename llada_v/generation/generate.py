@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from .cache import Cache, Scope
 from .config import SamplerConfig
+from .keywords import read_keywords
 from .sampler import Call, SamplerOutput, SamplerState, sample
 from .stops import by_kind
 
@@ -120,11 +121,16 @@ class EachAlone:
 
 
 class SamplerMixin:
-    """`generate` for a model with `model.embed`, `model.language_model`, `get_image_features`, a head and ids."""
+    """`generate` for a model with `model.embed`, `model.language_model`, `encode_pictures`, a head and ids."""
 
-    def can_generate(self) -> bool:
+    @classmethod
+    def can_generate(cls) -> bool:
         """True: transformers' pipelines ask."""
         return True
+
+    def prepare_inputs_for_generation(self, input_ids, **inputs) -> dict:
+        """The arguments of a forward call for a prompt: all of them, since nothing is read from left to right."""
+        return {"input_ids": input_ids} | inputs
 
     @torch.no_grad()
     def generate(
@@ -140,30 +146,38 @@ class SamplerMixin:
         generator: torch.Generator | None = None,
         callback: Callable[[SamplerState], None] | None = None,
         tokenizer=None,
-        return_dict_in_generate: bool = False,
+        streamer=None,
+        return_dict_in_generate: bool | None = None,
         generation_config=None,
+        **keywords,
     ) -> torch.Tensor | SamplerOutput:
         """Answer a batch of prompts.
 
         input_ids: (B, L) prompts, padded on either side, with `attention_mask` (B, L) 1 where a token is real.
         pixel_values, image_sizes, image_layouts: the pictures, as the processor makes them; or `image_features`
-            (F, D) from `get_image_features`, to ask many questions about the same pictures.
+            (F, D) from `encode_pictures`, to ask many questions about the same pictures.
         sampler: a `SamplerConfig`; or `max_new_tokens` alone, which is its gen_length; or neither, for the length in
             the model's generation_config.json.
         generator: source of random numbers for temperature and random remasking; on the model's device.
         callback: called with a `SamplerState` after each step.
         tokenizer: the processor's; makes `texts`, and the sampler's stop_strings need it.
-        generation_config: replaces the model's own; transformers' pipelines pass it. Only its max_new_tokens counts.
-        Returns sequences (B, L + G), or a `SamplerOutput` with `return_dict_in_generate`.
+        streamer: transformers' own; it gets the prompt and the finished answer. Steps are what a callback sees.
+        generation_config: stands before the model's own; transformers' pipelines pass it.
+        keywords: transformers' words max_length (prompt and answer), do_sample, temperature, stop_strings,
+            eos_token_id (what ends an answer), pad_token_id and num_return_sequences; the others are refused by name
+            unless they ask for nothing. See `generation.keywords`.
+        Returns sequences (B, L + G), or a `SamplerOutput` with `return_dict_in_generate`; a prompt's
+        num_return_sequences answers are neighbours.
         Raises ValueError for contradictory settings, a sequence longer than the model's positions, and prompts whose
-        placeholders do not match the pictures.
+        placeholders do not match the pictures; TypeError for an unknown keyword.
         """
-        if sampler is not None and max_new_tokens is not None:
-            raise ValueError("give sampler or max_new_tokens, not both: gen_length is a field of the sampler")
-        if sampler is None:
-            default = (generation_config or self.generation_config).max_new_tokens
-            sampler = SamplerConfig(gen_length=default if max_new_tokens is None else max_new_tokens)
         config, device = self.config, input_ids.device
+        keywords["max_new_tokens"] = max_new_tokens
+        own, prompt_length = self.generation_config, input_ids.shape[1]
+        asked = read_keywords(keywords, sampler, generation_config, own, prompt_length, config)
+        sampler, copies = asked.sampler, asked.num_return_sequences
+        if streamer is not None and len(input_ids) * copies != 1:
+            raise ValueError(f"a streamer shows one answer, and there are {len(input_ids) * copies}; use a callback")
         stops = [[config.eot_token_id]] if sampler.stop_token_ids is None else sampler.stop_token_ids
         decode = None if tokenizer is None else partial(tokenizer.decode, skip_special_tokens=True)
         if sampler.stop_strings:
@@ -172,7 +186,6 @@ class SamplerMixin:
             special, texts = by_kind(sampler.stop_strings, tokenizer)
             stops, sampler = [*stops, *special], replace(sampler, stop_strings=texts)
         suffix = torch.tensor(sampler.suffix_token_ids or [], dtype=torch.long, device=device)
-        num_rows, prompt_length = input_ids.shape
         total = prompt_length + sampler.canvas_length + len(suffix)
         if total > config.text_config.max_position_embeddings:
             raise ValueError(
@@ -191,18 +204,26 @@ class SamplerMixin:
             )
 
         if image_features is None and pixel_values is not None:
-            image_features = self.get_image_features(pixel_values, image_sizes, image_layouts)
+            image_features = self.encode_pictures(pixel_values, image_sizes, image_layouts)
         prompt = self.model.embed(input_ids, image_features)  # (B, L, D)
+        if copies > 1:
+            prompt, input_ids = (part.repeat_interleave(copies, 0) for part in (prompt, input_ids))
+            attention_mask = None if attention_mask is None else attention_mask.repeat_interleave(copies, 0)
+        num_rows = len(input_ids)
         reader = (EachAlone if sampler.cache == "dllm" else Reader)(self, prompt, attention_mask, suffix, sampler)
         found = sample(reader, num_rows, sampler, config.mask_token_id, stops, generator, callback, decode)
 
         canvas = found.canvas.to(device)
         answers = [torch.cat((canvas[row, :end], suffix)) for row, end in enumerate(found.ends.tolist())]
         width = max(found.lengths.tolist(), default=sampler.canvas_length) + len(suffix)
-        tails = torch.full((num_rows, width), config.eos_token_id, device=device)
+        tails = torch.full((num_rows, width), asked.pad_token_id, device=device)
         for row, answer in enumerate(answers):
             tails[row, : len(answer)] = answer
         sequences = torch.cat((input_ids, tails), dim=1)
+        if streamer is not None:
+            streamer.put(input_ids.cpu())
+            streamer.put(answers[0].cpu())
+            streamer.end()
         if not return_dict_in_generate:
             return sequences
         texts = found.texts
