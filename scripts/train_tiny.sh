@@ -40,7 +40,8 @@ train mix_ov_vw vw
 
 # What ships, and what it is worth.
 mkdir -p "$out/llada-v-tiny"
-cp "$out"/mix_ov_vw/{*.json,model.safetensors,recipe.yaml} "$out/llada-v-tiny/"
+cp "$out"/mix_ov_vw/{config.json,generation_config.json,model.safetensors,recipe.yaml} \
+    "$out"/mix_ov_vw/{chat_template.jinja,processor_config.json,tokenizer.json,tokenizer_config.json} "$out/llada-v-tiny/"
 say "sha256 $(sha256sum "$out/llada-v-tiny/model.safetensors")"
 OMP_NUM_THREADS=$(nproc) "$PYTHON" -m llada_v judge --model "$out/llada-v-tiny" --count 1750 --families colour shape \
     count relation yes_no word chart caption compare motion reasoning digit print icon

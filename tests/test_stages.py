@@ -242,7 +242,7 @@ def test_every_course_can_be_drawn_and_has_its_recipe(course):
 @pytest.mark.parametrize("stage", SCRIPTS)
 def test_a_script_trains_its_tiny_twin(stage, tiny_folder, toys, tmp_path):
     """Four steps through the script, the launcher and torchrun, in two processes."""
-    if yaml.safe_load((ROOT / f"scripts/recipes/tiny/{stage}.yaml").read_text())["style"] == "caption":
+    if load_recipe(ROOT / f"scripts/recipes/tiny/{stage}.yaml").style == "caption":
         toys = write_dataset(tmp_path / "captions", "train", 14, seed=0, style="caption")
     output = tmp_path / "run"
     small = changes_for(tiny_folder, toys, output)
