@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from .charts import INK, MUTED, PAPER
 from .generation.sampler import SamplerState
 from .images import load_image
 
@@ -30,7 +31,6 @@ ANSWER_SECONDS = 6.0  # an answer takes about this long, within the two limits f
 STEP_SECONDS = (0.08, 0.5)
 FINAL_SECONDS = 2.0
 
-PAPER, INK, MUTED = (255, 255, 255), (32, 33, 36), (110, 114, 120)
 MASK, BEHIND_STOP = (205, 208, 213), (241, 242, 244)
 CONFIDENCE = ((232, 106, 94), (247, 196, 88), (112, 190, 120))  # red, amber, green: 0, 0.5, 1
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from sample_data import MIXED, turns, write_files
 
-from llada_v import cli
-from llada_v.data.check import Report, draw_histogram
+from llada_v import charts, cli
+from llada_v.charts import histogram
+from llada_v.data.check import Report
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = str(ROOT / "scripts" / "recipes" / "tiny" / "sft.yaml")
@@ -133,13 +134,14 @@ def test_the_histogram_counts_every_length_once():
 
 
 def test_the_picture_has_a_bar_for_each_number_and_a_line_at_the_limit():
-    pixels = np.asarray(draw_histogram([0, 10, 5, 0], [0, 10, 20, 30, 40], limit=30)).astype(int)
-    blue = (pixels == (70, 110, 180)).all(2).sum(0)
-    heights = [blue[50 + index * 175 + 40] for index in range(4)]
-    assert heights[1] == pytest.approx(2 * heights[2], abs=2) and heights[0] == heights[3] <= 1
-    assert (pixels == (200, 40, 40)).all(2)[:, 574:577].any()
-    beyond = np.asarray(draw_histogram([1, 1], [0, 10, 20], limit=30))
-    assert not (beyond == (200, 40, 40)).all(2).any()
+    pixels = np.asarray(histogram([0, 10, 5, 0], [0, 10, 20, 30, 40], 30, "tokens", "records"))
+    step = (charts.HISTOGRAM_WIDTH - 2 * charts.SIDE) / 4
+    heights = [(pixels[:, round(charts.SIDE + (n + 0.5) * step)] == charts.BLUE).all(1).sum() for n in range(4)]
+    assert heights[1] == pytest.approx(2 * heights[2], abs=2) and heights[0] == heights[3] == 0
+    at = round(charts.SIDE + 3 * step)
+    assert (pixels[200, at - 1 : at + 1] == charts.RED).all(-1).any()
+    beyond = np.asarray(histogram([1, 1], [0, 10, 20], 30, "tokens", "records"))
+    assert not (beyond == charts.RED).all(2).any()
 
 
 def test_nothing_measurable_is_reported_without_a_histogram():

@@ -13,9 +13,8 @@ import yaml
 from PIL import Image
 from published import PLACEHOLDER, fill_in, golden
 
-from llada_v import LladaVProcessor, cli
+from llada_v import LladaVProcessor, charts, cli
 from llada_v.conversation import SYSTEM_PROMPT
-from llada_v.evaluation import results as tables
 from llada_v.evaluation import run
 from llada_v.evaluation.gen_kwargs import settings_of
 from llada_v.evaluation.prompts import chat_prompt, messages_of, original_prompt
@@ -376,15 +375,14 @@ def test_every_line_of_the_markdown_table_is_as_wide():
 
 def test_a_longer_bar_is_a_larger_score_and_the_mark_is_the_papers():
     image = draw_table([Row("half", "", "lmms-eval", 50.0, 75.0), Row("all", "", "lmms-eval", 100.0)], "t")
-    left = tables.MARGIN + tables.NAME_WIDTH
-    middles = [tables.MARGIN + tables.ROW_HEIGHT * (index + 1) + 9 for index in range(2)]
-    bars = [
-        sum(image.getpixel((x, middle)) == tables.OURS for x in range(left, left + tables.BAR_WIDTH + 1))
-        for middle in middles
+    left = charts.MARGIN + charts.BAR_NAME
+    rows = [charts.BAR_TOP + charts.BAR_ROW * index + 12 for index in range(2)]
+    lengths = [
+        sum(image.getpixel((x, row)) == charts.PALE for x in range(left, left + charts.BAR_LENGTH)) for row in rows
     ]
-    assert bars[0] == pytest.approx(bars[1] / 2, abs=2)
-    marks = [x for x in range(left, left + tables.BAR_WIDTH) if image.getpixel((x, middles[0])) == tables.THEIRS]
-    assert marks and marks[0] - left == pytest.approx(0.75 * tables.BAR_WIDTH, abs=2)
+    assert lengths[0] == pytest.approx(lengths[1] / 2, abs=3) and lengths[1] > 400
+    marks = [x for x in range(left, left + charts.BAR_LENGTH) if image.getpixel((x, rows[0])) == charts.INK]
+    assert marks and marks[0] - left == pytest.approx(0.75 * charts.BAR_LENGTH, abs=2)
 
 
 # The queue

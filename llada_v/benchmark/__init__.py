@@ -8,7 +8,6 @@
     accuracy   shares of right answers and their differences, with intervals
     bench      the rounds and the table
     tune       the search
-    plot       accuracy against speed as a PNG
 
 Settings are data: only the names of the fields of `SamplerConfig` and `model.generate` are known here.
 """

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 import transformers
 
-from .accuracy import Estimate, difference, loses_nothing, share
+from .. import charts
+from .accuracy import Estimate, difference, front, loses_nothing, share
 from .candidates import Setting
 from .floor import Machine
 from .memory import GIB
-from .plot import Point, save_plot
 from .rounds import Run
 
 
@@ -196,7 +196,7 @@ def save_png(file: Path, rows: Sequence[Measured], about: str) -> None:
     """Accuracy against speed; where nothing was judged, the share of tokens equal to the plain sampler's."""
     batches = {row.batch for row in rows}
     chart = [
-        Point(
+        charts.Point(
             row.setting.name + (f", batch {row.batch}" if len(batches) > 1 else ""),
             1 / row.seconds,
             *((row.right.value, row.right.low, row.right.high) if row.right else (row.equal, row.equal, row.equal)),
@@ -204,4 +204,5 @@ def save_png(file: Path, rows: Sequence[Measured], about: str) -> None:
         for row in rows
     ]
     label = "right answers, 95 % interval" if rows[0].right else "tokens equal to the plain sampler's"
-    save_plot(file, chart, "answers a second", label, about)
+    best = front([(point.x, point.share) for point in chart])
+    charts.points(chart, best, "answers a second", label, about).save(file)

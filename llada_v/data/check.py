@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
+from ..charts import histogram
 from .measure import MODALITIES, UNKNOWN, Encoding, Measurer, measure_all
 from .records import Records
 from .writing import whole_file
@@ -82,7 +82,7 @@ class Report:
         with whole_file(folder / "bad_records.jsonl") as stream:
             stream.writelines(json.dumps({"number": number, "reason": reason}) + "\n" for number, reason in self.bad)
         with whole_file(folder / "lengths.png", "wb") as stream:
-            draw_histogram(counts, edges, self.max_length).save(stream, "png")
+            histogram(counts, edges, self.max_length, "tokens", "records").save(stream, "png")
 
 
 def check(records: Records, processor, encoding: Encoding, workers: int) -> Report:
@@ -98,26 +98,3 @@ def check(records: Records, processor, encoding: Encoding, workers: int) -> Repo
                 report.bad.append((number, str(measure.error)))
             number += 1
     return report
-
-
-def draw_histogram(counts: list[int], edges: list[int], limit: int) -> Image.Image:
-    """Bars of the numbers of records by length in tokens, with a line at the limit where it lies in the picture."""
-    width, height, margin = 800, 400, 50
-    image = Image.new("RGB", (width, height), "white")
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=12)
-    right, bottom = width - margin, height - margin
-    step = (right - margin) / len(counts)
-    for index, count in enumerate(counts):
-        left, top = margin + index * step, bottom - (bottom - margin) * count / max(*counts, 1)
-        draw.rectangle((left + 1, top, left + step - 1, bottom), fill=(70, 110, 180))
-        if index % 4 == 0:
-            draw.text((left, bottom + 6), f"{edges[index]:,}", "black", font, anchor="ma")
-    draw.line((margin, bottom, right, bottom), "black")
-    draw.text((right, bottom + 6), f"{edges[-1]:,}", "black", font, anchor="ma")
-    draw.text((width / 2, height - 8), "tokens", "black", font, anchor="ms")
-    draw.text((margin, margin - 8), f"records, at most {max(counts):,} in a bar", "black", font, anchor="ls")
-    if limit <= edges[-1]:
-        at = margin + (right - margin) * limit / edges[-1]
-        draw.line((at, margin, at, bottom), (200, 40, 40), width=2)
-        draw.text((at, margin - 8), f"limit {limit:,}", (200, 40, 40), font, anchor="ms")
-    return image

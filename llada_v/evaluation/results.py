@@ -1,6 +1,6 @@
 """What came out: rows of a table from lmms-eval's results and the model's log, as text, Markdown, JSON and a picture.
 
-Drawn with Pillow alone. Knows files and settings, no model and no lmms-eval.
+Knows files and settings, no model and no lmms-eval.
 """
 
 import json
@@ -8,19 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from ..charts import Bar, bars
 from .settings import Benchmark, Score
 
 COLUMNS = ("task", "score", "paper", "difference", "seconds", "documents", "skipped", "scored by", "settings")
 SCORED_BY = {"lmms-eval": "lmms-eval", "rules": "rule-based extraction", "judge": "judge model"}
-# The picture, in pixels.
-ROW_HEIGHT = 30
-NAME_WIDTH, BAR_WIDTH, NUMBER_WIDTH = 300, 420, 200
-MARGIN = 20
-FONT_SIZE, TITLE_SIZE = 15, 18
-PAPER, INK, MUTED = (255, 255, 255), (32, 33, 36), (110, 114, 120)
-TRACK, OURS, THEIRS, FAILED = (241, 242, 244), (112, 150, 220), (32, 33, 36), (232, 106, 94)
 
 
 @dataclass(frozen=True)
@@ -173,37 +167,16 @@ def save_table(rows: list[Row], folder: str | Path, title: str, about: dict, bes
 
 def draw_table(rows: list[Row], title: str) -> Image.Image:
     """A bar a row, from 0 to 100 or as far as the larger of the two figures, the paper's figure as a mark."""
-    font, large = ImageFont.load_default(FONT_SIZE), ImageFont.load_default(TITLE_SIZE)
-    width = NAME_WIDTH + BAR_WIDTH + NUMBER_WIDTH + 2 * MARGIN
-    height = 2 * MARGIN + ROW_HEIGHT * (len(rows) + 2)
-    image = Image.new("RGB", (width, height), PAPER)
-    draw = ImageDraw.Draw(image)
-    draw.text((MARGIN, MARGIN), title, INK, large)
-    left = MARGIN + NAME_WIDTH
-    for index, row in enumerate(rows):
-        top = MARGIN + ROW_HEIGHT * (index + 1)
-        middle = top + ROW_HEIGHT // 2
-        draw.text((MARGIN, middle), fitted(row.task, font, NAME_WIDTH - MARGIN), INK, font, anchor="lm")
-        draw.rectangle((left, top + 6, left + BAR_WIDTH, top + ROW_HEIGHT - 6), TRACK)
-        if row.score is None:
-            draw.text((left + 8, middle), fitted(row.problem or "", font, BAR_WIDTH - 16), FAILED, font, anchor="lm")
-            continue
-        full = max(100.0, row.score, row.paper or 0.0)
-        draw.rectangle((left, top + 6, left + round(BAR_WIDTH * row.score / full), top + ROW_HEIGHT - 6), OURS)
-        if row.paper is not None:
-            mark = left + round(BAR_WIDTH * row.paper / full)
-            draw.rectangle((mark - 1, top + 2, mark + 1, top + ROW_HEIGHT - 2), THEIRS)
-        text = shown(row.score) + (f"  ({shown(row.difference, '+.1f')})" if row.paper is not None else "")
-        draw.text((left + BAR_WIDTH + 12, middle), text, INK, font, anchor="lm")
-    bottom = MARGIN + ROW_HEIGHT * (len(rows) + 1) + ROW_HEIGHT // 2
-    draw.text((MARGIN, bottom), "bar: score    mark: the paper's, difference in brackets", MUTED, font, anchor="lm")
-    return image
-
-
-def fitted(text: str, font, width: int) -> str:
-    """The text, cut where it is wider than `width` pixels."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+    drawn = [
+        Bar(
+            name=row.task,
+            value=row.score,
+            text=shown(row.score) + (f"  ({shown(row.difference, '+.1f')})" if row.paper is not None else ""),
+            mark=row.paper,
+            full=max(100.0, row.score or 0.0, row.paper or 0.0),
+            problem=row.problem or "",
+        )
+        for row in rows
+    ]
+    told = "bar: score" + ("    mark: the paper's, difference in brackets" if any(row.paper for row in rows) else "")
+    return bars(drawn, title, told)
