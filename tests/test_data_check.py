@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,12 @@ from sample_data import MIXED, turns, write_files
 
 from llada_v import charts, cli
 from llada_v.charts import histogram
+from llada_v.data import check as data_check
+from llada_v.data import index, measure
 from llada_v.data.check import Report
+from llada_v.data.measure import UNKNOWN, Encoding, Measurer, Measures
+from llada_v.data.records import Records
+from llada_v.training.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = str(ROOT / "scripts" / "recipes" / "tiny" / "sft.yaml")
@@ -149,3 +155,46 @@ def test_nothing_measurable_is_reported_without_a_histogram():
     text = report.text()
     assert "30 records: 0 text" in text and "30 bad records:" in text and "and 10 more" in text
     assert "reason 19" in text and "reason 20" not in text and "tokens" not in text
+
+
+@pytest.mark.parametrize("task", ["check", "index"])
+def test_what_a_training_needs_is_left_behind(tiny_folder, tiny_processor, folder, tmp_path, capsys, monkeypatch, task):
+    file = write_lines(tmp_path / "a.jsonl", [*MIXED, {"id": "odd"}])
+    words = ["--model", tiny_folder, "--data", file, "--image_root", folder, "--index_folder", tmp_path / "index"]
+    report = ["--report", tmp_path / "report"] if task == "check" else []
+    status = cli.main(["data", task, RECIPE, *map(str, [*words, "--processes", 0, *report])])
+    printed = capsys.readouterr().out
+    assert status == (task == "check") and "record 'odd' of" in printed
+
+    def lengths() -> list[int]:
+        records = Records(str(file), str(folder), str(tmp_path / "index"), 0)
+        recipe = load_recipe(RECIPE, {})
+        encoding = Encoding(recipe.style, recipe.max_frames, recipe.max_length)
+        return Measures(Measurer(records, tiny_processor, encoding), 0, lambda *bad: None).lengths.tolist()
+
+    with monkeypatch.context() as patch:
+        for module, name in ((index, "write_table"), (measure, "measure_all")):
+            patch.setattr(module, name, lambda *given: pytest.fail("made again"))
+        found = lengths()
+    assert found[-1] == UNKNOWN and len(found) == len(MIXED) + 1
+    (tmp_path / "other").mkdir()
+    shutil.move(tmp_path / "index", tmp_path / "other" / "index")
+    assert lengths() == found
+
+
+def test_a_check_replaces_the_lengths_of_pictures_that_were_mended(check, folder, tmp_path):
+    file = write_lines(tmp_path / "a.jsonl", [{"image": "new.png", "conversations": turns("<image>\nWhat?")}])
+    assert check(file)[1]["bad"] == 1
+    Image.new("RGB", (20, 20)).save(folder / "new.png")
+    assert check(file)[1]["bad"] == 0
+    (lengths,) = (tmp_path / "index").glob("*-lengths-*/lengths.npy")
+    assert np.load(lengths).min() > 0
+
+
+def test_lengths_that_cannot_be_kept_do_not_lose_the_report(check, tmp_path, monkeypatch, caplog):
+    def refuse(*given):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(data_check, "keep", refuse)
+    assert check(write_lines(tmp_path / "a.jsonl", MIXED))[0] == 0
+    assert "the lengths are not kept for the training: read-only" in caplog.text

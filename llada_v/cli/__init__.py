@@ -21,7 +21,7 @@ VERBS = {
     "budget": "memory that a recipe needs on each device: RECIPE [--key value ...]",
     "merge-lora": "write base model and adapter as one model: ADAPTER DST",
     "average": "write the mean of several models' weights: DST SRC SRC ...",
-    "data": "training data: check RECIPE, mix, convert-visualwebinstruct",
+    "data": "training data: check RECIPE, index RECIPE, mix, convert-visualwebinstruct",
     "judge": "score a model on held-out questions of the small world",
     "evaluate": "benchmarks through lmms-eval, and their table",
     "bench": "measure sampler settings side by side: speed, floor, memory, accuracy",

@@ -1,4 +1,4 @@
-"""Training data: read every record of a recipe (check), interleave records (mix), rewrite a published set."""
+"""Training data: read every record (check), prepare the training (index), interleave (mix), rewrite a published set."""
 
 import argparse
 import os
@@ -22,6 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             run_check,
             "read every record of a recipe, decode every picture and video, and report what is there",
             epilog="--model, a folder with a processor, may be all that is needed where the stage before has not run.",
+        )
+    )
+    add_index(
+        add_task(
+            "index",
+            run_index,
+            "read every record of a recipe and find its length, on any machine that sees the same files, so that the "
+            "training starts at once",
+            epilog="`data check` leaves the same behind, and decodes every picture and video as well.",
         )
     )
     add_mix(
@@ -52,19 +61,47 @@ def add_check(parser: argparse.ArgumentParser) -> None:
 def run_check(args: argparse.Namespace) -> int:
     """Check the data of a recipe; 1 if a record is bad."""
     from ..data.check import check
+
+    records, processor, encoding = read_recipe(args)
+    folder = Path(args.report or Path("exp", "data_check", Path(args.recipe).stem))
+    report = check(records, processor, encoding, max(args.processes, 0))
+    report.write(folder)
+    print(report.text())
+    print(f"written to {folder}")
+    return 1 if report.bad else 0
+
+
+def add_index(parser: argparse.ArgumentParser) -> None:
+    """Options of `index`."""
+    parser.add_argument("--processes", type=int, default=cores(), metavar="N", help="default: one a core")
+    add_recipe(parser)
+
+
+def run_index(args: argparse.Namespace) -> None:
+    """Make the index and the lengths of a recipe's records; bad ones are counted, and the first is named."""
+    from ..data.measure import UNKNOWN, Measurer, Measures
+
+    records, processor, encoding = read_recipe(args)
+    bad = []
+    measures = Measures(
+        Measurer(records, processor, encoding), max(args.processes, 0), lambda number, error: bad.append(error)
+    )
+    count = int(((measures.lengths == UNKNOWN) | (measures.lengths > encoding.max_length)).sum())
+    print(f"{len(records):,} records, {count:,} of them bad: {records.index.folder}")
+    if count:
+        print(bad[0] if bad else "`llada-v data check` names the bad ones")
+
+
+def read_recipe(args: argparse.Namespace):
+    """The records of a recipe, its processor, and what lengths depend on beside it."""
     from ..data.measure import Encoding
     from ..data.records import Records
     from ..processing_llada_v import LladaVProcessor
 
     recipe = recipe_of(args)
-    folder = Path(args.report or Path("exp", "data_check", Path(args.recipe).stem))
     records = Records(recipe.data, recipe.image_root, recipe.index_folder, recipe.seed)
     encoding = Encoding(recipe.style, recipe.max_frames, recipe.max_length)
-    report = check(records, LladaVProcessor.from_pretrained(recipe.model), encoding, max(args.processes, 0))
-    report.write(folder)
-    print(report.text())
-    print(f"written to {folder}")
-    return 1 if report.bad else 0
+    return records, LladaVProcessor.from_pretrained(recipe.model), encoding
 
 
 def cores() -> int:

@@ -4,6 +4,7 @@ Writes into a folder: `report.json`, `bad_records.jsonl` and `lengths.png`.
 """
 
 import json
+import logging
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from ..charts import histogram
-from .measure import MODALITIES, UNKNOWN, Encoding, Measurer, measure_all
+from .measure import MODALITIES, UNKNOWN, Encoding, Measurer, collected, keep
 from .records import Records
 from .writing import whole_file
+
+log = logging.getLogger(__name__)
 
 SHOWN = 20  # bad records on the screen; the file has all
 BINS = 20
@@ -86,15 +89,20 @@ class Report:
 
 
 def check(records: Records, processor, encoding: Encoding, workers: int) -> Report:
-    """Read and decode every record in `workers` processes (0: in this one)."""
-    report, number = Report(encoding.max_length), 0
-    for measures in measure_all(Measurer(records, processor, encoding, decode=True), workers, "check"):
-        for measure in measures:
-            if measure.length != UNKNOWN:
-                report.lengths.append(measure.length)
-            if measure.error is None:
-                report.counts[MODALITIES[measure.modality]] += 1
-            else:
-                report.bad.append((number, str(measure.error)))
-            number += 1
+    """Read and decode every record in `workers` processes (0: in this one).
+
+    The lengths are left beside the index, so that a training need not find them again.
+    """
+    measurer, bad = Measurer(records, processor, encoding, decode=True), {}
+    modalities, lengths = collected(measurer, workers, "check", bad.__setitem__)
+    try:
+        keep(measurer, modalities, lengths)
+    except OSError as error:
+        log.warning("the lengths are not kept for the training: %s", error)
+    report = Report(encoding.max_length, bad=[(number, str(error)) for number, error in bad.items()])
+    report.lengths.extend(lengths[lengths != UNKNOWN].tolist())
+    is_sound = np.ones(len(records), bool)
+    is_sound[list(bad)] = False
+    for number, name in enumerate(MODALITIES):
+        report.counts[name] = int((modalities[is_sound] == number).sum())
     return report

@@ -5,6 +5,7 @@ tokenized many records at a time. The result lies beside the index and is made o
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -172,34 +173,55 @@ class Measures:
     """
 
     def __init__(self, measurer: Measurer, workers: int, on_error: Callable[[int, BadRecord], None]):
-        index, encoding = measurer.records.index, measurer.encoding
-        what = {
-            "format": FORMAT,
-            "index": index.folder.name,
-            "image_roots": [source.image_roots for source in measurer.records.sources],
-            "style": encoding.style,
-            "max_frames": encoding.max_frames,
-            "processor": of_processor(measurer.processor),
-        }
-        folder = index.folder.with_name(f"{index.folder.name}-lengths-{fingerprint(what)}")
-
-        def build(draft: Path) -> None:
-            draft.mkdir()
-            modalities, lengths = np.zeros(len(index), np.int8), np.zeros(len(index), np.int32)
-            at = 0
-            for measures in measure_all(measurer, workers, "lengths"):
-                modalities[at : at + len(measures)] = [measure.modality for measure in measures]
-                lengths[at : at + len(measures)] = [measure.length for measure in measures]
-                for number, measure in enumerate(measures, start=at):
-                    if measure.error is not None:
-                        on_error(number, measure.error)
-                at += len(measures)
-            np.save(draft / "modalities.npy", modalities)
-            np.save(draft / "lengths.npy", lengths)
-
-        make_once(folder, build)
+        folder = folder_of(measurer)
+        make_once(folder, lambda draft: save(draft, *collected(measurer, workers, "lengths", on_error)))
         self.modalities = np.load(folder / "modalities.npy", mmap_mode="r")
         self.lengths = np.load(folder / "lengths.npy", mmap_mode="r")
+
+
+def folder_of(measurer: Measurer) -> Path:
+    """Where the measures of these records lie, beside their index, for these settings and processor."""
+    index, encoding = measurer.records.index, measurer.encoding
+    what = {
+        "format": FORMAT,
+        "index": index.folder.name,
+        "image_roots": [source.image_roots for source in measurer.records.sources],
+        "style": encoding.style,
+        "max_frames": encoding.max_frames,
+        "processor": of_processor(measurer.processor),
+    }
+    return index.folder.with_name(f"{index.folder.name}-lengths-{fingerprint(what)}")
+
+
+def collected(
+    measurer: Measurer, workers: int, what: str, on_error: Callable[[int, BadRecord], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The modalities and lengths of all records; `on_error` as in `Measures`."""
+    count, at = len(measurer.records), 0
+    modalities, lengths = np.zeros(count, np.int8), np.zeros(count, np.int32)
+    for measures in measure_all(measurer, workers, what):
+        modalities[at : at + len(measures)] = [measure.modality for measure in measures]
+        lengths[at : at + len(measures)] = [measure.length for measure in measures]
+        for number, measure in enumerate(measures, start=at):
+            if measure.error is not None:
+                on_error(number, measure.error)
+        at += len(measures)
+    return modalities, lengths
+
+
+def save(folder: Path, modalities: np.ndarray, lengths: np.ndarray) -> None:
+    """Write measures into a new folder."""
+    folder.mkdir()
+    np.save(folder / "modalities.npy", modalities)
+    np.save(folder / "lengths.npy", lengths)
+
+
+def keep(measurer: Measurer, modalities: np.ndarray, lengths: np.ndarray) -> None:
+    """Leave measures just made for the training to find, in place of older ones: pictures may have been mended."""
+    folder = folder_of(measurer)
+    if folder.is_dir() and not np.array_equal(np.load(folder / "lengths.npy"), lengths):
+        shutil.rmtree(folder)
+    make_once(folder, lambda draft: save(draft, modalities, lengths))
 
 
 def of_processor(processor: LladaVProcessor) -> str:
