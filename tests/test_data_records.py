@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import small_recipe
 from sample_data import KINDS, MIXED, turns, write_files
 
 from llada_v.configuration_llada_v import IGNORE
@@ -19,6 +20,7 @@ from llada_v.toyworld.records import write_dataset
 from llada_v.training.order import GroupedSampler, ShuffledSampler
 from llada_v.training.recipe import load_recipe
 from llada_v.training.records import Collator, RecordDataset
+from llada_v.training.train import train
 
 EOS = 7
 
@@ -329,6 +331,17 @@ def test_records_of_a_batch_are_of_one_modality_but_for_what_is_left_over():
 def test_fewer_records_than_a_batch_are_all_there():
     order = list(GroupedSampler(LENGTHS[:3], THREE_KINDS[:3], batch_size=4, seed=0))
     assert sorted(order) == [0, 1, 2]
+
+
+def test_index_and_lengths_are_made_before_a_device_is_taken(tiny_folder, toys, tmp_path, monkeypatch):
+    def taken(*args):
+        raise InterruptedError("a device")
+
+    monkeypatch.setattr("llada_v.training.train.training_arguments", taken)
+    recipe = small_recipe(tiny_folder, toys, tmp_path / "run", index_folder=str(tmp_path / "index"))
+    with pytest.raises(InterruptedError):
+        train(replace(recipe, group_by_length=True))
+    assert list((tmp_path / "index").glob("*/records.arrow")) and list((tmp_path / "index").glob("*/lengths.npy"))
 
 
 def test_a_plain_order_is_a_permutation_that_can_be_repeated():

@@ -61,10 +61,11 @@ class Started:
         """All its processes."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def end(self):
-        """Its exit status, once none of its processes is left."""
+    def end(self, seconds=15):
+        """Its exit status, once none of its processes is left, so many seconds later at most."""
         status = self.process.wait(timeout=300)
-        gone, left = psutil.wait_procs([psutil.Process(pid) for pid in self.seen if psutil.pid_exists(pid)], timeout=15)
+        left = [psutil.Process(pid) for pid in self.seen if psutil.pid_exists(pid)]
+        left = psutil.wait_procs(left, timeout=seconds)[1]
         assert not left, left
         return status
 
@@ -200,3 +201,14 @@ def test_a_signal_to_a_launched_run_saves_and_ends_it_with_status_0(tiny_folder,
     assert told["status"] == "stopped" and told["why"] == name and 1 <= told["step"] < told["steps"] == 9
     assert newest_checkpoint(run.output).endswith(f"checkpoint-{told['step']}")
     assert "Traceback" not in run.log.read_text()
+
+
+@pytest.mark.slow
+def test_processes_whose_launcher_is_killed_save_and_leave(tiny_folder, toys, tmp_path):
+    run = started(tiny_folder, toys, tmp_path, "1", "2", save_steps=0)
+    run.wait_for("step 1 of 9")
+    run.process.kill()
+    assert run.end(seconds=120) == -signal.SIGKILL
+    told = run.told()
+    assert told["status"] == "stopped" and told["why"] == "the launcher is gone" and told["step"] < 9
+    assert newest_checkpoint(run.output).endswith(f"checkpoint-{told['step']}")
