@@ -32,8 +32,8 @@ def recipe(tiny_folder, toys, tmp_path):
 
 @pytest.fixture(scope="module")
 def unbroken(tiny_folder, toys, tmp_path_factory):
-    """The output of a run of four steps that nothing stops."""
-    return train(small_recipe(tiny_folder, toys, tmp_path_factory.mktemp("unbroken") / "run", epochs=1.0, workers=2))
+    """The output of a run of eight steps that nothing stops."""
+    return train(small_recipe(tiny_folder, toys, tmp_path_factory.mktemp("unbroken") / "run", epochs=2.0, workers=2))
 
 
 class Started:
@@ -86,16 +86,21 @@ def started(model, toys, folder, *devices, **changes):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", *(pytest.param(name, marks=pytest.mark.slow) for name in SIGNALS[1:])])
-def test_a_signal_to_all_processes_of_a_run_saves_and_ends_it_with_status_0(tiny_folder, toys, tmp_path, name):
-    run = started(tiny_folder, toys, tmp_path, save_steps=0)
-    run.wait_for("step 1 of 12")
+def test_a_signal_to_all_processes_of_a_run_saves_and_ends_it_with_status_0(
+    tiny_folder, toys, tmp_path, unbroken, name
+):
+    run = started(tiny_folder, toys, tmp_path, save_steps=0, epochs=2.0)
+    run.wait_for("step 1 of 8")
     os.killpg(run.process.pid, getattr(signal, name))
     assert run.end() == 0, run.log.read_text()[-3000:]
     told = run.told()
-    assert told["status"] == "stopped" and told["why"] == name and 1 <= told["step"] < told["steps"] == 12
+    assert told["status"] == "stopped" and told["why"] == name and 1 <= told["step"] < told["steps"] == 8
     assert newest_checkpoint(run.output).endswith(f"checkpoint-{told['step']}")
-    assert f"{name}: stopped after step {told['step']} of 12, saved; the same command goes on" in run.log.read_text()
+    assert f"{name}: stopped after step {told['step']} of 8, saved; the same command goes on" in run.log.read_text()
     assert not (run.output / "model.safetensors").exists()
+    resumed = train(small_recipe(tiny_folder, toys, run.output, epochs=2.0, workers=2, save_steps=8))
+    assert losses(resumed) == losses(unbroken) and list(losses(resumed)) == list(range(1, 9))
+    assert largest_difference(weights(resumed), weights(unbroken)) == 0
 
 
 @pytest.mark.parametrize("name", SIGNALS)
@@ -123,7 +128,7 @@ def test_a_killed_loader_worker_stops_the_run_after_its_step_and_it_goes_on_the_
 ):
     """The rest of the step is read without workers, so that processes that wait for this one are not left alone."""
     caplog.set_level("INFO")
-    recipe = replace(recipe, epochs=1.0)
+    recipe = replace(recipe, epochs=2.0)
     compute_loss, calls = LladaVTrainer.compute_loss, []
 
     def killing(trainer, *args, **kwargs):
@@ -138,10 +143,10 @@ def test_a_killed_loader_worker_stops_the_run_after_its_step_and_it_goes_on_the_
         with pytest.raises(Stopped):
             train(recipe)
     told = json.loads(open(f"{recipe.output}/run.json").read())
-    assert told["status"] == "stopped" and told["why"] == "a loader's worker was killed" and told["step"] < 4
+    assert told["status"] == "stopped" and told["why"] == "a loader's worker was killed" and told["step"] < 8
     assert "lower workers" in caplog.text
     resumed = train(recipe)
-    assert losses(resumed) == losses(unbroken) and list(losses(resumed)) == [1, 2, 3, 4]
+    assert losses(resumed) == losses(unbroken) and list(losses(resumed)) == list(range(1, 9))
     assert largest_difference(weights(resumed), weights(unbroken)) == 0
 
 
@@ -153,12 +158,12 @@ def test_an_error_of_a_record_in_a_worker_is_no_killed_worker(recipe, monkeypatc
 
 
 def test_workers_leave_when_a_run_is_killed_and_the_next_start_goes_on_the_same(tiny_folder, toys, tmp_path, unbroken):
-    run = started(tiny_folder, toys, tmp_path, epochs=1.0)
-    run.wait_for("step 3 of 4")
+    run = started(tiny_folder, toys, tmp_path, epochs=2.0)
+    run.wait_for("step 3 of 8")
     run.process.kill()
     assert run.end() == -signal.SIGKILL
     assert run.told()["status"] == "running"
-    resumed = train(small_recipe(tiny_folder, toys, run.output, epochs=1.0, workers=2))
+    resumed = train(small_recipe(tiny_folder, toys, run.output, epochs=2.0, workers=2))
     assert losses(resumed) == losses(unbroken)
     assert largest_difference(weights(resumed), weights(unbroken)) == 0
 

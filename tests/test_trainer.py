@@ -1,7 +1,9 @@
 """What the keys of a recipe do to a run: each option shows in the loss, in the gradients, or in what is written."""
 
 import json
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -228,6 +230,22 @@ def test_a_reporter_that_is_not_installed_is_named(recipe, monkeypatch):
     monkeypatch.setattr(plan, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="report_to wandb needs wandb; install it with: bash init_env.sh train"):
         training_arguments(replace(recipe, report_to=["wandb"]), 1)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_run_that_diverges_ends_and_keeps_the_checkpoint_from_before(recipe, monkeypatch, bad):
+    """Also where log lines are rare: what is saved has a loss that was looked at."""
+    compute_loss, calls = LladaVTrainer.compute_loss, []
+
+    def diverging(trainer, *args, **kwargs):
+        calls.append(0)
+        return compute_loss(trainer, *args, **kwargs) * (bad if len(calls) == 6 else 1)  # two passes a step
+
+    monkeypatch.setattr(LladaVTrainer, "compute_loss", diverging)
+    with pytest.raises(ValueError, match="the loss is (nan|inf) after step 4: .*checkpoint-2 is from before"):
+        train(replace(recipe, epochs=2.0, save_steps=2, log_steps=100))
+    assert [folder.name for folder in Path(recipe.output).glob("checkpoint-*")] == ["checkpoint-2"]
+    assert not (Path(recipe.output) / "model.safetensors").exists()
 
 
 def test_the_rate_of_every_part_is_logged(recipe):

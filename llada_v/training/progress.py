@@ -120,7 +120,9 @@ class ProgressLines(TrainerCallback):
         self.meter.reset(state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
-        control.should_evaluate |= self.has_held_out and state.global_step == state.max_steps
+        is_last = state.global_step == state.max_steps
+        control.should_evaluate |= self.has_held_out and is_last
+        control.should_log |= control.should_save or is_last  # what is saved has a loss that was looked at
         return control
 
     def on_log(self, args, state, control, logs=None, **kwargs):

@@ -43,7 +43,7 @@ class StopPolitely(TrainerCallback):
 
     def __exit__(self, *error):
         for number, handler in self.former.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not Python's
 
     def hear(self, number: int, frame) -> None:
         """What a signal does: it ends a process that no other one waits for yet, and is remembered by any other."""

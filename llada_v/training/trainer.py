@@ -4,6 +4,7 @@ Everything else (loop, precision, clipping, DeepSpeed, resume) is transformers'.
 """
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -27,7 +28,7 @@ from .output import note_run
 from .plan import check_settings, checkpoint_bytes, part_of_group
 from .progress import Meter, ProgressLines, Work, memory_gib, training_flops
 from .recipe import Recipe
-from .saving import WRITING, clear_writing, publish_checkpoint, publish_model, whole_checkpoint
+from .saving import WRITING, clear_writing, newest_checkpoint, publish_checkpoint, publish_model, whole_checkpoint
 from .stop import StopPolitely
 from .zero import forget_gathered, gather, join_deepspeed, offloads, scattered_over
 
@@ -209,8 +210,19 @@ class LladaVTrainer(Trainer):
     def log(self, logs, start_time=None):
         """A log entry, with rates, speed, memory and the time that is left where it is about training."""
         if "loss" in logs:
+            self.check_loss(logs["loss"])
             logs |= self.rates() | self.speed()
         super().log(logs, start_time)
+
+    def check_loss(self, loss: float) -> None:
+        """Raise ValueError, on all processes, for a loss that is NaN or infinite; such weights are not saved."""
+        if not math.isfinite(loss):
+            kept = newest_checkpoint(self.output)
+            raise ValueError(
+                f"the loss is {loss} after step {self.state.global_step}: the run has diverged. Lower the learning "
+                "rates or raise t_min, in another output or with recipe.yaml removed from this one"
+                + (f", whose {kept} is from before" if kept else "")
+            )
 
     def rates(self) -> dict[str, float]:
         """The learning rate of each part that learns, in the step before."""
