@@ -157,6 +157,7 @@ def test_an_error_of_a_record_in_a_worker_is_no_killed_worker(recipe, monkeypatc
     assert json.loads(open(f"{recipe.output}/run.json").read())["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_workers_leave_when_a_run_is_killed_and_the_next_start_goes_on_the_same(tiny_folder, toys, tmp_path, unbroken):
     run = started(tiny_folder, toys, tmp_path, epochs=2.0)
     run.wait_for("step 3 of 8")
