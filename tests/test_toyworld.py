@@ -573,6 +573,15 @@ def test_patches_are_numbered_in_reading_order_where_the_whole_picture_is_seen(t
     assert numbered > 500
 
 
+def test_a_tower_learns_from_the_tiles_that_it_will_be_given(tiny_processor, monkeypatch):
+    scene = make_scene(random.Random(3), "shapes")
+    monkeypatch.setattr(sight, "scene_of", lambda *args, **kwargs: scene)
+    tiles, labels = sight.Tiles(tiny_processor.config, seed=0, count=1)[0]
+    given = tiny_processor.image_processor(draw(scene), return_tensors="pt")["pixel_values"]
+    assert torch.equal(tiles[0], given[0]) and any(torch.equal(tiles[1], tile) for tile in given[1:])
+    assert labels.shape == (2, 36, 3)
+
+
 def test_a_tower_that_was_interrupted_learns_what_an_unbroken_one_learns(tiny_folder, tmp_path, monkeypatch):
     def learn(name):
         sight.learn_to_see(tiny_folder, tmp_path / name, steps=4, batch_size=2)

@@ -1,12 +1,12 @@
 """The small world the tiny model lives in: pictures with exactly known content, and conversations about them.
 
 The story in five files. `scenes` makes up what is in a picture - a few shapes, a sign, a bar chart - and draws it;
-`found` brings what nobody here drew: handwritten digits, words in real fonts, icons, photographs. `questions` asks about
-it, with one exact answer each; `pairs`, `clips` and `reasons` do so beyond one picture at a glance. `stories` chooses
-among all that what is wanted, and `records` turns it into LLaVA records, endless and the same for the same seed; a
-`course` says in which shares, from what is easy to what is hard. A tenth of all scenes is held out by a hash of its
-content, half of the handwritten digits, and all photographs of some packages, so no seed can put a held-out picture into
-training.
+`found` brings what nobody here drew: handwritten digits, words in real fonts, icons, photographs. `questions` asks
+about it, with one exact answer each; `pairs`, `clips` and `reasons` do so beyond one picture at a glance. `stories`
+chooses among all that what is wanted, and `records` turns it into LLaVA records, endless and the same for the same
+seed; `courses` says in which shares, from what is easy to what is hard. A tenth of all scenes is held out by a hash of
+its content, half of the handwritten digits, and all photographs of some packages, so no seed can put a held-out picture
+into training.
 
     from llada_v.toyworld import generate_records, heldout_questions
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..anyres import resized_on_canvas, select_canvas
 from ..configuration_llada_v import IGNORE
-from ..images import anyres_tiles
+from ..images import anyres_tiles, normalised
 from ..modeling_llada_v import LladaVForConditionalGeneration
 from ..processing_llada_v import LladaVProcessor
 from .alphabet import LETTER_HEIGHT, LETTER_WIDTH, word_width
@@ -122,7 +122,7 @@ class Tiles(Dataset):
         """Two tiles of picture `index`, and three labels for each of their patches; the same in every run."""
         rng = random.Random(f"sight/{self.seed}/{index}")
         scene = scene_of("train", rng, kind=rng.choices(ALL_KINDS, KIND_SHARES)[0])
-        tiles, views = anyres_tiles(draw(scene), self.config), tile_views(scene, self.config)
+        tiles, views = normalised(anyres_tiles(draw(scene), self.config)), tile_views(scene, self.config)
         chosen = [0, rng.randrange(1, len(views))]
         return tiles[chosen], torch.tensor([patch_labels(scene, views[index], self.config) for index in chosen])
 
