@@ -660,7 +660,8 @@ def test_a_fault_in_a_task_is_shown_with_the_path_of_its_log(queue, monkeypatch,
     ("argv", "told"),
     [
         (["--tasks", "mmstarr"], "no task 'mmstarr'"),
-        (["--limit", "0"], "--limit is 0; it must be at least 1"),
+        (["--limit", "0"], "limit is 0; it must be a whole number from 1"),
+        (["--preset", "slow"], "preset is 'slow'; choose one of paper, fast"),
         (["--settings", "nowhere.yaml"], "there is no file nowhere.yaml"),
     ],
 )

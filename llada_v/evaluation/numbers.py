@@ -161,7 +161,7 @@ def evaluated(text: str) -> float | None:
     text = re.sub(r"(?<=[\d)])\s?(?=pi|sqrt|\()", "*", text)  # 2pi, 3sqrt(2)
     text = re.sub(r"(?<=pi)\s?(?=\d|sqrt|\()|(?<=\))\s?(?=\d|pi|sqrt|\()", "*", text)
     text = re.sub(r"(?<![\d.])0+(?=\d)", "", text).replace("^", "**")
-    if not re.fullmatch(r"[\d\s.+\-*/()a-zE]+", text):
+    if not re.fullmatch(r"(?:[\d\s.+\-*/()]|pi|sqrt|(?<=[\d.])[eE](?=[+-]?\d))+", text):
         return None
     try:
         result = worked_out(ast.parse(text.strip(), mode="eval").body)

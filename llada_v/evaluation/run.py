@@ -12,14 +12,13 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from pkgutil import resolve_name
 
 import torch
 
-from ..answering import DEMO_MODEL
 from ..checkpoint.files import local_folder
 from ..generation.config import SamplerConfig
 from ..generation.sampler import ANSWERS_VERSION
@@ -27,59 +26,14 @@ from ..processing_llada_v import LladaVProcessor
 from ..shipped import PACKAGE, shipped
 from .extraction import RULES_VERSION
 from .places import Digests, claim, model_sums, others, place_of, task_sums
+from .request import Evaluation
 from .results import Row, failed, read_log, rows_of, save_table
-from .settings import NO_KEY, SETTINGS_FILE, Benchmark, chosen_tasks, has_judge, read_settings
+from .settings import NO_KEY, Benchmark, chosen_tasks, has_judge, read_settings
 
 TASK_FILES = shipped("eval/tasks")
-OUTPUT = Path("exp/eval")
-NODE_RANK, MASTER_PORT = ("NODE_RANK", "RANK", "SLURM_NODEID"), 29199
+MASTER_PORT = 29199
 SAME_TOKENS = ("lookahead", "compile")  # settings of the sampler that change no answer
 SHOWN = 12  # lines of a traceback
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What is run, and how.
-
-    model: folder or hub name. tasks: see `chosen_tasks`. preset: "paper", the original's settings, or "fast".
-    settings: the table of benchmarks, see `read_settings`. output: folder for all results.
-    batch_size: documents at once in a process. limit: only the first documents of a task; None: all.
-    num_processes: on this machine; None: one a GPU, or one. nodes: machines, each of which runs the same.
-    dtype, attn_implementation: see `answering.load`.
-    num_masks: of a log-likelihood. seed: of random masks, and of answers with temperature.
-    on_bad_document: "error" or "skip", for one whose picture cannot be read.
-    reproduce_original: the original's prompts, token by token.
-    questions: of each kind in the small world.
-    fresh: move what earlier runs of these tasks left aside, and start again.
-
-    Raises ValueError for a number below 1, and where several nodes do not find each other.
-    """
-
-    model: str = str(DEMO_MODEL)
-    tasks: str | None = None
-    preset: str = "paper"
-    settings: str | Path = SETTINGS_FILE
-    output: str | Path = OUTPUT
-    batch_size: int = 1
-    limit: int | None = None
-    num_processes: int | None = None
-    dtype: str | None = None
-    attn_implementation: str | None = None
-    num_masks: int = 128
-    seed: int = 0
-    on_bad_document: str = "error"
-    reproduce_original: bool = False
-    questions: int = 200
-    fresh: bool = False
-    nodes: int = 1
-    node_rank: int = field(init=False)
-
-    def __post_init__(self):
-        for name in ("batch_size", "limit", "num_processes", "num_masks", "questions", "nodes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        object.__setattr__(self, "node_rank", node_rank(self.nodes))
 
 
 def evaluate(plan: Evaluation) -> list[Row]:
@@ -240,15 +194,6 @@ def settings_text(task: Benchmark, plan: Evaluation) -> str:
     lengths = "/".join(str(given.pop(name, "-")) for name in ("gen_length", "block_length", "steps"))
     words = [lengths, *(f"{name} {value}" for name, value in given.items() if value not in (0.0, "low_confidence"))]
     return " ".join([*words, *([task.think_mode] if task.think_mode else [])])
-
-
-def node_rank(nodes: int) -> int:
-    """The number of this machine, from the same variables as scripts/launch.sh. Raises ValueError where they lack."""
-    if nodes == 1:
-        return 0
-    if not os.environ.get("MASTER_ADDR"):
-        raise ValueError(f"{nodes} nodes need MASTER_ADDR, the name of the first one")
-    return int(next((os.environ[name] for name in NODE_RANK if os.environ.get(name)), 0))
 
 
 def launcher(plan: Evaluation) -> list[str]:

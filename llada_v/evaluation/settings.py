@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.yaml_text import read_yaml
-from ..shipped import shipped
 from .gen_kwargs import SAMPLER_SETTINGS
 from .prompts import check_think_mode
+from .request import SETTINGS_FILE
 
-SETTINGS_FILE = shipped("eval/settings.yaml")
-PRESETS = ("paper", "fast")
 JUDGES = ("lmms-eval", "rules", "judge")
 KEYS = ("OPENAI_API_KEY", "AZURE_API_KEY")  # of lmms-eval's judge models
 NO_KEY = "no-key"  # stands for one: lmms-eval's files of MathVista and MathVerse cannot be loaded without
