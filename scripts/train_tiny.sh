@@ -29,7 +29,7 @@ train() { # stage, and the one it starts from
 [ -d "$out/random" ] || "$PYTHON" -m llada_v.toyworld model "$out/random"
 if [ ! -d "$out/tower" ]; then
     say tower
-    "$PYTHON" -m llada_v.toyworld sight "$out/random" "$out/tower" --steps 15000
+    "$PYTHON" -m llada_v.toyworld sight "$out/random" "$out/tower" --steps 20000
 fi
 train language tower
 train pretrain language
