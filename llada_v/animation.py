@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from .charts import INK, MUTED, PAPER
+from .errors import WrongValue
 from .generation.sampler import SamplerState
 from .images import load_image
 
@@ -71,7 +72,7 @@ def save_gif(path, answers: list[tuple[str, Recorder, str]], images: list, decod
     Raises ValueError where nothing was recorded.
     """
     if not answers or not all(recorder.steps for _, recorder, _ in answers):
-        raise ValueError("an answer has no recorded step; pass the recorder to generate as its callback")
+        raise WrongValue("an answer has no recorded step; pass the recorder to generate as its callback")
     pictures = column_of([load_image(image) for image in images])
     room = max(PICTURE_SIDE, pictures.height if pictures else 0)
     scenes = [Scene(question, recorder.steps, text, decode, room) for question, recorder, text in answers]

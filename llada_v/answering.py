@@ -16,6 +16,7 @@ import torch
 from .checkpoint.files import local_folder
 from .configuration_llada_v import LladaVConfig
 from .conversation import user_message
+from .errors import MissingFile, WrongValue
 from .generation.config import SamplerConfig
 from .generation.sampler import SamplerState
 from .modeling_llada_v import LladaVForConditionalGeneration, quantization_method
@@ -71,7 +72,7 @@ def load(
     no model, ValueError for a device that this machine does not have.
     """
     if Path(model) == DEMO_MODEL and not DEMO_MODEL.is_dir():
-        raise FileNotFoundError(
+        raise MissingFile(
             f"the shipped model is not at {DEMO_MODEL}; run from a clone of the repository, or name another model"
         )
     device = device_of(device)
@@ -97,9 +98,9 @@ def device_of(name: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"device is {name!r}, which torch does not know; try cpu, cuda or cuda:1") from error
+        raise WrongValue(f"device is {name!r}, which torch does not know; try cpu, cuda or cuda:1") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device is {device}, but torch sees {torch.cuda.device_count()} GPUs; try cpu")
+        raise WrongValue(f"device is {device}, but torch sees {torch.cuda.device_count()} GPUs; try cpu")
     return device
 
 
@@ -108,7 +109,7 @@ def dtype_of(name: torch.dtype | str | None, device: torch.device) -> torch.dtyp
     if name is None:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     if isinstance(name, str) and name not in DTYPES:
-        raise ValueError(f"dtype is {name!r}; choose one of {', '.join(DTYPES)}")
+        raise WrongValue(f"dtype is {name!r}; choose one of {', '.join(DTYPES)}")
     return DTYPES[name] if isinstance(name, str) else name
 
 
@@ -165,7 +166,7 @@ class PictureMemory:
     def __init__(self, model: LladaVForConditionalGeneration, size: int = 4):
         """size: how many sets of pictures are kept; the one not asked about for longest goes first."""
         if size < 1:
-            raise ValueError(f"size is {size}; a memory keeps at least 1 set of pictures, or leave the memory out")
+            raise WrongValue(f"size is {size}; a memory keeps at least 1 set of pictures, or leave the memory out")
         self.model, self.size = model, size
         self.kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
         self.weights = None

@@ -10,6 +10,8 @@ The float arithmetic follows the original operation by operation: 2544 x 2120 pi
 import enum
 import math
 
+from .errors import WrongValue
+
 
 class Layout(enum.IntEnum):
     """How the features of one visual input are laid out in the sequence."""
@@ -58,7 +60,7 @@ def unpadded(height: int, width: int, map_height: int, map_width: int) -> tuple[
         border = (map_width - kept) // 2
         rows, columns = slice(0, map_height), slice(border, map_width - border)
     if rows.start >= rows.stop or columns.start >= columns.stop:
-        raise ValueError(
+        raise WrongValue(
             f"a picture of {height} x {width} pixels (height x width) leaves no feature on its canvas; "
             "crop it or pad it to a less extreme shape"
         )

@@ -11,6 +11,7 @@ from transformers.activations import ACT2FN
 from .checkpoint.configs import translate_config
 from .checkpoint.files import check_name
 from .checkpoint.names import PUBLISHED_MODEL_TYPE
+from .errors import BadFile, WrongValue
 from .json_text import read_json, shown
 
 ROPE_INV_FREQ = ("exact", "bf16_rounded")
@@ -51,14 +52,14 @@ def siglip2_so400m(**changes) -> SiglipVisionConfig:
     tower = SiglipVisionConfig(**sizes | changes)
     check_ranges(tower, VISION_SIZES, VISION_NUMBERS)
     if tower.hidden_size % tower.num_attention_heads:
-        raise ValueError(
+        raise WrongValue(
             f"the tower's hidden_size {tower.hidden_size} is not a multiple of its num_attention_heads "
             f"{tower.num_attention_heads}"
         )
     if tower.patch_size > tower.image_size:
-        raise ValueError(f"patch_size {tower.patch_size} is more than image_size {tower.image_size}")
+        raise WrongValue(f"patch_size {tower.patch_size} is more than image_size {tower.image_size}")
     if tower.hidden_act not in ACT2FN:
-        raise ValueError(f"the tower's hidden_act is {shown(tower.hidden_act)}, which transformers does not know")
+        raise WrongValue(f"the tower's hidden_act is {shown(tower.hidden_act)}, which transformers does not know")
     return tower
 
 
@@ -99,16 +100,16 @@ class LladaConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         check_ranges(self, SIZES, NUMBERS)
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
+            raise WrongValue(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
         if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
+            raise WrongValue(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads {self.num_key_value_heads}"
             )
         if self.rope_inv_freq not in ROPE_INV_FREQ:
-            raise ValueError(f"rope_inv_freq is {self.rope_inv_freq!r}; choose one of {', '.join(ROPE_INV_FREQ)}")
+            raise WrongValue(f"rope_inv_freq is {self.rope_inv_freq!r}; choose one of {', '.join(ROPE_INV_FREQ)}")
 
     @property
     def head_dim(self) -> int:
@@ -163,7 +164,7 @@ class LladaVConfig(PreTrainedConfig):
             if given is None or isinstance(given, dict):
                 setattr(self, name, made(**(given or {})))
             elif not isinstance(given, kind):
-                raise ValueError(
+                raise WrongValue(
                     f"{name} is {shown(given)}; an object with the fields of a {kind.__name__} is expected"
                 )
         if self.image_grid_pinpoints is None:
@@ -173,11 +174,11 @@ class LladaVConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         check_ranges(self, PICTURE_SIZES, {})
         if self.video_newline not in VIDEO_NEWLINES:
-            raise ValueError(f"video_newline is {self.video_newline!r}; choose one of {', '.join(VIDEO_NEWLINES)}")
+            raise WrongValue(f"video_newline is {self.video_newline!r}; choose one of {', '.join(VIDEO_NEWLINES)}")
         self._check_pinpoints()
         for name, token_id in self.special_token_ids().items():
             if not is_whole(token_id) or not 0 <= token_id < self.text_config.vocab_size:
-                raise ValueError(
+                raise WrongValue(
                     f"{name} is {token_id!r}, outside the vocabulary of {self.text_config.vocab_size} rows"
                 )
 
@@ -185,17 +186,17 @@ class LladaVConfig(PreTrainedConfig):
         """Raise ValueError unless every canvas is a pair of whole tiles."""
         canvases, tile = self.image_grid_pinpoints, self.vision_config.image_size
         if not isinstance(canvases, (list, tuple)) or not 1 <= len(canvases) <= MOST_PINPOINTS:
-            raise ValueError(
+            raise WrongValue(
                 f"image_grid_pinpoints is {shown(canvases)}; list 1 to {MOST_PINPOINTS} canvases (height, width)"
             )
         for canvas in canvases:
             if not isinstance(canvas, (list, tuple)) or len(canvas) != 2 or not all(map(is_whole, canvas)):
-                raise ValueError(f"image_grid_pinpoints has {shown(canvas)}; a canvas is [height, width] in pixels")
+                raise WrongValue(f"image_grid_pinpoints has {shown(canvas)}; a canvas is [height, width] in pixels")
             height, width = canvas
             if height < tile or width < tile or height % tile or width % tile:
-                raise ValueError(f"image_grid_pinpoints has {height} x {width}, not a multiple of the tile {tile}")
+                raise WrongValue(f"image_grid_pinpoints has {height} x {width}, not a multiple of the tile {tile}")
             if (height // tile) * (width // tile) > MOST_TILES:
-                raise ValueError(f"image_grid_pinpoints has {height} x {width}, more than {MOST_TILES} tiles of {tile}")
+                raise WrongValue(f"image_grid_pinpoints has {height} x {width}, more than {MOST_TILES} tiles of {tile}")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "LladaVConfig":
@@ -203,7 +204,7 @@ class LladaVConfig(PreTrainedConfig):
         check_name(pretrained_model_name_or_path)
         config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not config_dict:
-            raise OSError(f"{pretrained_model_name_or_path} has no config.json; name the folder of a whole model")
+            raise BadFile(f"{pretrained_model_name_or_path} has no config.json; name the folder of a whole model")
         return cls.from_dict(config_dict, name_or_path=str(pretrained_model_name_or_path), **kwargs)
 
     @classmethod
@@ -221,18 +222,18 @@ class LladaVConfig(PreTrainedConfig):
         if model_type == PUBLISHED_MODEL_TYPE:
             config_dict = translate_config(config_dict, kwargs.get("name_or_path"))
         elif model_type != cls.model_type:
-            raise ValueError(
+            raise WrongValue(
                 f"the config has model_type {model_type!r}, not LLaDA-V's {cls.model_type!r} or "
                 f"{PUBLISHED_MODEL_TYPE!r}; a LLaDA-8B folder becomes one with `llada-v convert`"
             )
         for name, kind in (("_attn_implementation", str), ("quantization_config", dict)):
             if not isinstance(config_dict.get(name), (kind, type(None))):
-                raise ValueError(f"the config's {name} is {shown(config_dict[name])}; expected a {kind.__name__}")
+                raise WrongValue(f"the config's {name} is {shown(config_dict[name])}; expected a {kind.__name__}")
         try:
             return super().from_dict(config_dict, **kwargs)
         except UNUSABLE as error:  # transformers' own fields, which it does not check
             told = " ".join(str(error).split())
-            raise ValueError(
+            raise WrongValue(
                 f"the config has a value that cannot be used: {told}; compare it with a sound one"
             ) from error
 
@@ -267,7 +268,7 @@ def check_ranges(config, sizes: dict[str, tuple], numbers: dict[str, tuple]) -> 
         right = is_whole(value) or name in numbers and isinstance(value, float)
         if not right or not least <= value <= most:
             noun = "a whole number" if name in sizes else "a number"
-            raise ValueError(f"{name} is {shown(value)}; it must be {noun} from {least} to {most}")
+            raise WrongValue(f"{name} is {shown(value)}; it must be {noun} from {least} to {most}")
 
 
 def is_whole(value) -> bool:

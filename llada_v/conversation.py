@@ -11,6 +11,8 @@ picture wherever there are pictures, and text where there are none.
 from dataclasses import fields, is_dataclass
 from typing import NamedTuple
 
+from .errors import WrongValue
+
 IMAGE = "<image>"  # where a picture or a video stands in a record's text and in a finished prompt
 PICTURE = None  # the same among the pieces of a turn
 THINK, NO_THINK = " /think", " /no_think"  # what ends a question of the reasoning data, of all other data beside it
@@ -97,16 +99,16 @@ def read_messages(messages: list, enable_thinking: bool | None = None) -> Conver
     beside videos.
     """
     if not messages:
-        raise ValueError("the conversation is empty; give at least one message")
+        raise WrongValue("the conversation is empty; give at least one message")
     turns, images, videos = [], [], []
     for message in messages:
         if not isinstance(message, dict):
-            raise ValueError(f"a message is a {type(message).__name__}; it has to be {{'role': ..., 'content': ...}}")
+            raise WrongValue(f"a message is a {type(message).__name__}; it has to be {{'role': ..., 'content': ...}}")
         role, content = message.get("role"), message.get("content")
         if role not in ("system", "user", "assistant"):
-            raise ValueError(f"a message has role {role!r}; it may be system, user or assistant")
+            raise WrongValue(f"a message has role {role!r}; it may be system, user or assistant")
         if not isinstance(content, (str, list, tuple)):
-            raise ValueError(f"a message has content {content!r}; it may be a string or a list of parts")
+            raise WrongValue(f"a message has content {content!r}; it may be a string or a list of parts")
         pieces: list[str | None] = []
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             kind, source = read_part(part)
@@ -118,17 +120,17 @@ def read_messages(messages: list, enable_thinking: bool | None = None) -> Conver
                 (images if kind == "image" else videos).append(source)
                 pieces += [" ", PICTURE] if pieces[-1:] == [PICTURE] else [PICTURE]
         if role == "user" and is_blank(pieces):
-            raise ValueError("the question is empty; write what you want to know")
+            raise WrongValue("the question is empty; write what you want to know")
         turns.append((role, pieces))
     if images and videos:
-        raise ValueError(
+        raise WrongValue(
             f"the conversation has {len(images)} images and {len(videos)} videos; the model was trained on one "
             "kind at a time"
         )
     if enable_thinking is not None:
         asked = [pieces for role, pieces in turns if role == "user"]
         if not asked:
-            raise ValueError("enable_thinking is said behind a question, and no message is the user's")
+            raise WrongValue("enable_thinking is said behind a question, and no message is the user's")
         asked[-1].append(THINK if enable_thinking else NO_THINK)
     if turns[0][0] != "system":
         turns.insert(0, ("system", [SYSTEM_PROMPT]))
@@ -138,30 +140,30 @@ def read_messages(messages: list, enable_thinking: bool | None = None) -> Conver
 def read_part(part) -> tuple[str, object]:
     """What a part of a message is, "text", "image" or "video", and its text or source."""
     if not isinstance(part, dict):
-        raise ValueError(f"a message part is a {type(part).__name__}; it has to be {{'type': ..., ...}}")
+        raise WrongValue(f"a message part is a {type(part).__name__}; it has to be {{'type': ..., ...}}")
     kind = part.get("type")
     if kind == "text":
         if not isinstance(part.get("text"), str):
-            raise ValueError(f"a message part of type text has a text that is {type(part.get('text')).__name__}")
+            raise WrongValue(f"a message part of type text has a text that is {type(part.get('text')).__name__}")
         return kind, part["text"]
     if kind in ("image_url", "video_url"):
         source = part.get(kind)
         source = source.get("url") if isinstance(source, dict) else source
         if not isinstance(source, str):
-            raise ValueError(f"a message part of type {kind} has no address; write {{{kind!r}: {{'url': ...}}}}")
+            raise WrongValue(f"a message part of type {kind} has no address; write {{{kind!r}: {{'url': ...}}}}")
         return kind.removesuffix("_url"), source
     if kind not in SOURCES:
-        raise ValueError(f"a message part has type {kind!r}; it may be text, image, image_url, video or video_url")
+        raise WrongValue(f"a message part has type {kind!r}; it may be text, image, image_url, video or video_url")
     given = [key for key in SOURCES[kind] if part.get(key) is not None]
     if len(given) != 1:
-        raise ValueError(
+        raise WrongValue(
             f"a message part of type {kind} has {' and '.join(map(repr, given)) or f'no {kind!r}'}; give one of "
             f"{', '.join(SOURCES[kind])}"
         )
     source = part[given[0]]
     if given == ["base64"]:
         if not isinstance(source, str):
-            raise ValueError(f"a message part of type {kind} has base64 that is {type(source).__name__}; give a text")
+            raise WrongValue(f"a message part of type {kind} has base64 that is {type(source).__name__}; give a text")
         source = source if source[:5].lower() == "data:" else f"data:;base64,{source}"
     return kind, source
 
@@ -207,10 +209,10 @@ def turns_of(record: dict) -> list[dict]:
     """A record's turns. Raises ValueError where there is none, or one that is not a text from human or gpt."""
     turns = record.get("conversations")
     if not turns:
-        raise ValueError("the record has no conversations")
+        raise WrongValue("the record has no conversations")
     for turn in turns:
         if not isinstance(turn, dict) or turn.get("from") not in ROLES or not isinstance(turn.get("value"), str):
-            raise ValueError(f"a turn has 'from' (human or gpt) and 'value' (a text); this one is {turn!r}")
+            raise WrongValue(f"a turn has 'from' (human or gpt) and 'value' (a text); this one is {turn!r}")
     return turns
 
 
@@ -219,11 +221,11 @@ def check_order(turns: list[dict]) -> None:
     for number, turn in enumerate(turns):
         expected = ("human", "gpt")[number % 2]
         if turn["from"] != expected:
-            raise ValueError(f"turn {number} is from {turn['from']}; human and gpt take turns, so expected {expected}")
+            raise WrongValue(f"turn {number} is from {turn['from']}; human and gpt take turns, so expected {expected}")
         if expected == "gpt" and not turn["value"].strip():
-            raise ValueError(f"turn {number}, an answer, is empty; write it or remove the turn")
+            raise WrongValue(f"turn {number}, an answer, is empty; write it or remove the turn")
     if len(turns) % 2:
-        raise ValueError("the last turn is from human; a record ends with an answer from gpt")
+        raise WrongValue("the last turn is from human; a record ends with an answer from gpt")
 
 
 # Pieces
@@ -265,7 +267,7 @@ def check_count(pieces: list, pictures: list, where: str) -> None:
     """Raise ValueError unless there is one mark for each picture."""
     written = pieces.count(PICTURE)
     if written != len(pictures):
-        raise ValueError(f"{where} has {written} {IMAGE} for {len(pictures)} pictures or videos; write one for each")
+        raise WrongValue(f"{where} has {written} {IMAGE} for {len(pictures)} pictures or videos; write one for each")
 
 
 def render(turns: list[Turn], is_open: bool) -> str:
@@ -275,7 +277,7 @@ def render(turns: list[Turn], is_open: bool) -> str:
         for piece in pieces:
             for mark in (*TOKENS.values(), IMAGE):
                 if piece is not PICTURE and mark in piece:
-                    raise ValueError(
+                    raise WrongValue(
                         f"a message holds {mark}, which is no text in a finished prompt; use tokenize=True, where it is"
                     )
         content = "".join(IMAGE if piece is PICTURE else piece for piece in pieces)

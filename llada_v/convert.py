@@ -24,6 +24,7 @@ from .checkpoint.names import (
     table_for,
 )
 from .configuration_llada_v import LladaVConfig
+from .errors import ExistingFile, WrongValue
 from .json_text import read_json
 from .modeling_llada_v import empty_model
 
@@ -63,21 +64,21 @@ def convert(
     """
     src, dst = Path(src), Path(dst)
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
-        raise FileExistsError(f"{dst} exists and is not empty; choose another destination or remove it")
+        raise ExistingFile(f"{dst} exists and is not empty; choose another destination or remove it")
     check_tokenizer_files(src)
     found = read_headers(src)
     source_config = read_json(src / "config.json")
     table = PUBLISHED if source_config.get("model_type") == PUBLISHED_MODEL_TYPE else table_for(found)
     if table == PUBLISHED:
         if vision_tower is not None:
-            raise ValueError(f"{src} has its own vision tower; leave out --vision-tower {vision_tower}")
+            raise WrongValue(f"{src} has its own vision tower; leave out --vision-tower {vision_tower}")
         fields, dropped = translate_config(source_config, str(src)), []
         model = empty_model(LladaVConfig(**fields))
         stored = match(found, table, shapes_of(model), src)
         fresh = {}
     elif table in (LLADA_ORIGINAL, LLADA_HF):
         if vision_tower is None:
-            raise ValueError(
+            raise WrongValue(
                 f"{src} is a language model without a vision tower; pass --vision-tower with a folder of "
                 "siglip2-so400m-patch14-384"
             )
@@ -94,7 +95,7 @@ def convert(
         stored |= match(tower_found, SIGLIP, {n: s for n, s in shapes.items() if is_tower[n]}, vision_tower)
         fresh = fresh_weights(model, seed)
     else:
-        raise ValueError(
+        raise WrongValue(
             f"{src} (model_type {source_config.get('model_type')!r}) is neither a published LLaDA-V folder nor "
             f"LLaDA-8B in either layout; its weights are named {some(list(found), 2)}"
         )
@@ -111,10 +112,10 @@ def convert(
 def check_tokenizer_files(src: Path) -> None:
     """Raise ValueError naming the tokenizer file that a source lacks."""
     if not src.is_dir():
-        raise ValueError(f"there is no folder {src}")
+        raise WrongValue(f"there is no folder {src}")
     missing = [name for name in TOKENIZER_FILES if not (src / name).is_file()]
     if missing:
-        raise ValueError(
+        raise WrongValue(
             f"{src} lacks {' and '.join(missing)}; copy it there from the original LLaDA-8B-Instruct download, which "
             "has the tokenizer of LLaDA-V"
         )
@@ -131,13 +132,13 @@ def dtype_of(dtype: torch.dtype | str | None, stored: dict[str, Stored]) -> torc
     """The dtype to write: as asked for, else that of the language model's head."""
     odd = [f"{name} is {tensor.dtype}" for name, tensor in stored.items() if tensor.dtype not in DTYPES]
     if odd:
-        raise ValueError(f"only {', '.join(DTYPES)} weights can be converted; {some(odd)}")
+        raise WrongValue(f"only {', '.join(DTYPES)} weights can be converted; {some(odd)}")
     if dtype is None:
         return DTYPES[stored["lm_head.weight"].dtype]
     known = {str(choice).removeprefix("torch."): choice for choice in DTYPES.values()}
     name = str(dtype).removeprefix("torch.")
     if name not in known:
-        raise ValueError(f"dtype is {name!r}; choose one of {', '.join(known)}")
+        raise WrongValue(f"dtype is {name!r}; choose one of {', '.join(known)}")
     return known[name]
 
 
@@ -166,7 +167,7 @@ def write_tokenizer(src: Path, folder: Path, fields: dict) -> LladaVConfig:
     vocabulary = tokenizer.get_vocab()
     missing = [token for token in TOKENS.values() if token not in vocabulary]
     if missing:
-        raise ValueError(
+        raise WrongValue(
             f"the tokenizer in {src} lacks {', '.join(missing)}; copy tokenizer.json and tokenizer_config.json there "
             "from the original LLaDA-8B-Instruct download"
         )

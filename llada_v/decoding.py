@@ -153,7 +153,9 @@ def installed() -> list[str]:
     """The decoders that are there, the preferred one first. Raises ImportError where there is none."""
     found = [decoder for decoder in DECODERS if find_spec(decoder) is not None]
     if not found:
-        raise ImportError("reading a video file needs decord or PyAV: pip install 'llada-v[video]'")
+        from .errors import NoPackage  # the parent's side alone has the package
+
+        raise NoPackage("reading a video file needs decord or PyAV: pip install 'llada-v[video]'")
     return found
 
 

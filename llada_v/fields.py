@@ -21,6 +21,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
+from .errors import WrongValue
 from .json_text import shown
 
 WORDS = {int: "whole number", float: "number"}  # all else is a text
@@ -71,7 +72,7 @@ def check(settings) -> None:
     for name, (field, rule) in rules_of(settings).items():
         value = getattr(settings, name)
         if not fits(value, kinds_of(field), rule):
-            raise ValueError(f"{name} is {shown(value)}; {allowed(field, rule)}")
+            raise WrongValue(f"{name} is {shown(value)}; {allowed(field, rule)}")
 
 
 def loaded(cls, values: Mapping, where: str):
@@ -82,10 +83,10 @@ def loaded(cls, values: Mapping, where: str):
     rules = rules_of(cls)
     for name in values:
         if name not in rules:
-            raise ValueError(f"{where} has the key {name!r}{meant(name, rules)}; the keys are {', '.join(rules)}")
+            raise WrongValue(f"{where} has the key {name!r}{meant(name, rules)}; the keys are {', '.join(rules)}")
     missing = [name for name, (field, _) in rules.items() if name not in values and not has_default(field)]
     if missing:
-        raise ValueError(f"{where} lacks {', '.join(missing)}")
+        raise WrongValue(f"{where} lacks {', '.join(missing)}")
     fractions = {name for name, (field, _) in rules.items() if float in kinds_of(field)}
     return cls(**{name: as_float(value) if name in fractions else value for name, value in values.items()})
 

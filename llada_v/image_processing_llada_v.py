@@ -16,6 +16,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 
 from .anyres import Layout
 from .configuration_llada_v import LladaVConfig
+from .errors import WrongValue
 from .images import anyres_tiles, load_image, normalised, padded_tile, square_tile
 from .media import open_media
 from .video import frames_at_fps, frames_evenly, load_frames
@@ -72,14 +73,14 @@ class Pixels:
         """The options with their defaults. Raises ValueError for an unknown one, or one that cannot be followed."""
         unknown = sorted(set(options) - set(self.valid_kwargs.__annotations__))
         if unknown:
-            raise ValueError(f"unknown options of {type(self).__name__}: {', '.join(unknown)}")
+            raise WrongValue(f"unknown options of {type(self).__name__}: {', '.join(unknown)}")
         options = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__} | options
         refused = [name for name in NOT_DONE if options.get(name)]
         refused += [name for name in ("do_resize", "do_convert_rgb") if options[name] is False]
         only = {"resample": PILImageResampling.BICUBIC, "device": "cpu", "data_format": "channels_first"}
         refused += [name for name, value in only.items() if str(options[name] or value) not in (str(value), value)]
         if refused:
-            raise ValueError(
+            raise WrongValue(
                 f"{', '.join(refused)}: tiles are resized with Pillow's bicubic filter, and neither cropped nor padded "
                 "otherwise than in training; leave these out"
             )
@@ -163,14 +164,14 @@ class LladaVImageProcessor(Pixels, PilBackend):
             ]
             found += self.tiles(pictures, options)
         if not found:
-            raise ValueError("there are no images; give at least one")
+            raise WrongValue("there are no images; give at least one")
         return self.features(found, return_tensors or options["return_tensors"])
 
     def tiles(self, pictures: list[Image.Image], options: dict) -> list:
         """(tiles, (height, width), layout) of each picture of one conversation."""
         layout = options["layout"] or ("anyres" if len(pictures) == 1 else "square")
         if layout not in LAYOUTS:
-            raise ValueError(f"layout is {layout!r}; choose one of {', '.join(LAYOUTS)}")
+            raise WrongValue(f"layout is {layout!r}; choose one of {', '.join(LAYOUTS)}")
         layout, tiles_of = LAYOUTS[layout]
         geometry = Geometry(tile_of(options["size"]), options["image_grid_pinpoints"])
         return [
@@ -225,13 +226,13 @@ class LladaVVideoProcessor(Pixels, BaseVideoProcessor):
         options = self.checked({name: value for name, value in options.items() if value is not None})
         found = [self.tiles(open_media(video), options) for video in videos_of(videos)]
         if not found:
-            raise ValueError("there are no videos; give at least one")
+            raise WrongValue("there are no videos; give at least one")
         return self.features(found, return_tensors or options["return_tensors"])
 
     def tiles(self, video, options: dict, rule=None) -> tuple:
         """(tiles, (height, width), layout) of one video. rule: which frames are taken; None: what the options say."""
         if isinstance(video, list) and options["do_sample_frames"]:
-            raise ValueError(
+            raise WrongValue(
                 "Sampling frames from a list of images is not supported! Set `do_sample_frames=False`: frames that are "
                 "in memory are all taken"
             )
@@ -255,7 +256,7 @@ def tile_of(size) -> int:
     """The side of a tile. Raises ValueError for a size that is no square."""
     height, width = size["height"], size["width"]
     if not height or height != width:
-        raise ValueError(f"size is {dict(size)}; tiles are square: give equal height and width")
+        raise WrongValue(f"size is {dict(size)}; tiles are square: give equal height and width")
     return height
 
 

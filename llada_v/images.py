@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageFile, JpegImagePlugin
 
 from .anyres import resized_on_canvas, select_canvas
+from .errors import MissingFile, WrongValue
 
 MAX_PIXELS = 89_478_485  # what is safe to decode: a quarter of a gigabyte as RGB (Pillow's own default)
 # EPS starts an outside program; icons hold several pictures, read as Pillow's switches say; of the others Pillow tells
@@ -62,7 +63,7 @@ def load_image(source) -> Image.Image:
         demand_all(image)
         return to_rgb(image)
     except DAMAGE as error:
-        raise ValueError(f"{name} is damaged and cannot be decoded: {error}") from error
+        raise WrongValue(f"{name} is damaged and cannot be decoded: {error}") from error
 
 
 def open_picture(source, is_decoded: bool = False) -> tuple[Image.Image, str]:
@@ -76,7 +77,7 @@ def open_picture(source, is_decoded: bool = False) -> tuple[Image.Image, str]:
     if isinstance(source, (str, Path)):
         name = str(source)
         if not Path(source).is_file():
-            raise FileNotFoundError(f"no picture at {name}; give the path of an image file")
+            raise MissingFile(f"no picture at {name}; give the path of an image file")
         stream = io.BytesIO(Path(source).read_bytes()) if is_decoded else Path(source).open("rb")
         image = read_header(stream, is_decoded, name)
     elif isinstance(source, (bytes, bytearray)):
@@ -87,9 +88,9 @@ def open_picture(source, is_decoded: bool = False) -> tuple[Image.Image, str]:
     else:
         raise TypeError(f"a picture is a PIL image, a path or bytes, not {type(source).__name__}")
     if not image.width or not image.height:
-        raise ValueError(f"{name} is empty: {image.height} x {image.width} pixels (height x width)")
+        raise WrongValue(f"{name} is empty: {image.height} x {image.width} pixels (height x width)")
     if image.width * image.height > MAX_PIXELS:
-        raise ValueError(
+        raise WrongValue(
             f"{name} has {image.width * image.height:,} pixels, more than the {MAX_PIXELS:,} that are safe to decode; "
             "downscale it, or raise llada_v.images.MAX_PIXELS if you trust it"
         )
@@ -103,9 +104,9 @@ def read_header(stream: BinaryIO, is_decoded: bool, name: str) -> Image.Image:
     try:
         image = recognised(pixels_of_png(stream, is_decoded) if start == PNG_SIGNATURE else stream)
     except DAMAGE as error:
-        raise ValueError(f"{name} cannot be read as a picture: {error}") from error
+        raise WrongValue(f"{name} cannot be read as a picture: {error}") from error
     if image is None:
-        raise ValueError(f"{name} is not a picture that can be read (damaged, or not an image file)")
+        raise WrongValue(f"{name} is not a picture that can be read (damaged, or not an image file)")
     return image
 
 
@@ -140,7 +141,7 @@ def pixels_of_png(stream: BinaryIO, is_decoded: bool) -> io.BytesIO:
         elif kind in (b"IHDR", b"PLTE"):
             body = stream.read(length)
             if kind == b"IHDR" and length != 13 or stream.read(4) != checksum(kind + body):
-                raise ValueError(f"its part {kind.decode()} is damaged")
+                raise WrongValue(f"its part {kind.decode()} is damaged")
             kept.append(chunk(kind, body))
         elif data or kind in (b"IDAT", b"IEND") or not kind.isalpha():
             break
@@ -237,7 +238,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         white = next((white for white in FLOAT_WHITES if values.max() <= white), None)
         if white is None or not values.min() >= 0:  # also where one is not a number
-            raise ValueError(
+            raise WrongValue(
                 f"its greys run from {values.min():g} to {values.max():g}; expected 0 .. 1, 0 .. 255 or 0 .. 65535"
             )
         return Image.fromarray((values * (255 / white)).round().astype(np.uint8)).convert("RGB")

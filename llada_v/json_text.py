@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from .errors import WrongValue
+
 MOST_BYTES = 2**27  # the largest tokenizers take some 30 MB
 MOST_SHOWN = 100
 MOST_DEPTH = 60  # objects and lists inside each other; configs have about 6, chat messages as many
@@ -15,13 +17,13 @@ def read_json(file: str | Path) -> dict:
     """
     file = Path(file)
     if not file.is_file():
-        raise ValueError(f"{file.parent} has no {file.name}; pass a model's whole folder")
+        raise WrongValue(f"{file.parent} has no {file.name}; pass a model's whole folder")
     if file.stat().st_size > MOST_BYTES:
-        raise ValueError(f"{file} has {file.stat().st_size} bytes; JSON beside weights has at most {MOST_BYTES}")
+        raise WrongValue(f"{file} has {file.stat().st_size} bytes; JSON beside weights has at most {MOST_BYTES}")
     try:
         text = file.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text ({error}); download or copy it again") from error
+        raise WrongValue(f"{file} is not UTF-8 text ({error}); download or copy it again") from error
     return parse_json(text, file)
 
 
@@ -30,17 +32,17 @@ def parse_json(text: str, where: str | Path) -> dict:
     try:
         value = json.loads(text, parse_constant=refuse_constant)
     except RecursionError as error:
-        raise ValueError(f"{where} is nested deeper than {MOST_DEPTH} levels; download or copy it again") from error
+        raise WrongValue(f"{where} is nested deeper than {MOST_DEPTH} levels; download or copy it again") from error
     except ValueError as error:
-        raise ValueError(f"{where} is not valid JSON ({error}); download or copy it again") from error
+        raise WrongValue(f"{where} is not valid JSON ({error}); download or copy it again") from error
     if not isinstance(value, dict):
         noun = "null" if value is None else f"a {type(value).__name__}"
-        raise ValueError(f"{where} holds {noun}, where an object with fields is expected; download or copy it again")
+        raise WrongValue(f"{where} holds {noun}, where an object with fields is expected; download or copy it again")
     level, depth = [value], 0
     while level:
         depth += 1
         if depth > MOST_DEPTH:
-            raise ValueError(f"{where} is nested deeper than {MOST_DEPTH} levels; download or copy it again")
+            raise WrongValue(f"{where} is nested deeper than {MOST_DEPTH} levels; download or copy it again")
         inside = [part.values() if isinstance(part, dict) else part for part in level]
         level = [item for part in inside for item in part if isinstance(item, (dict, list))]
     return value
@@ -48,7 +50,7 @@ def parse_json(text: str, where: str | Path) -> dict:
 
 def refuse_constant(name: str):
     """NaN and Infinity are no JSON, though Python reads them."""
-    raise ValueError(f"{name} is no number")
+    raise WrongValue(f"{name} is no number")
 
 
 def shown(value) -> str:

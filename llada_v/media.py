@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .errors import WrongValue
+
 MAX_BYTES = 64 * 2**20
 MAX_SECONDS = 20.0
 MAX_REDIRECTS = 5
@@ -56,12 +58,12 @@ def open_text(text: str, allow_urls: bool):
         return of_data_uri(text)
     if scheme.startswith(("http://", "https://")):
         if not allow_urls:
-            raise ValueError(f"{shown(text)} is a web address; download it first, or pass allow_urls=True")
+            raise WrongValue(f"{shown(text)} is a web address; download it first, or pass allow_urls=True")
         return download(text)
     if scheme.startswith("file:/"):
         return Path(unquote(urlsplit(text).path))
     if len(text) > PATH_LENGTH:
-        raise ValueError(
+        raise WrongValue(
             f"a text of {len(text)} characters is no path; base64 goes under the key 'base64', or into a data: URI"
         )
     return text
@@ -71,7 +73,7 @@ def of_data_uri(text: str) -> bytes:
     """The bytes of `data:[type][;base64],DATA`."""
     header, comma, data = text.partition(",")
     if not comma:
-        raise ValueError("a data: URI has no comma; write data:image/png;base64,DATA")
+        raise WrongValue("a data: URI has no comma; write data:image/png;base64,DATA")
     return of_base64(data) if header.lower().endswith(";base64") else unquote_to_bytes(data)
 
 
@@ -80,9 +82,9 @@ def of_base64(text: str) -> bytes:
     try:
         found = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError(f"{len(text)} characters are no base64 ({error})") from None
+        raise WrongValue(f"{len(text)} characters are no base64 ({error})") from None
     if not found:
-        raise ValueError("the base64 text is empty")
+        raise WrongValue("the base64 text is empty")
     return found
 
 
@@ -99,11 +101,11 @@ def array_picture(array: np.ndarray, channels: str | None = None) -> Image.Image
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if not (array.ndim == 2 or array.ndim == 3 and array.shape[-1] in (3, 4)) or not array.size:
-        raise ValueError(f"an array of shape {shape} is no picture; give (H, W), (H, W, 3) or (3, H, W)")
+        raise WrongValue(f"an array of shape {shape} is no picture; give (H, W), (H, W, 3) or (3, H, W)")
     if array.dtype != np.uint8:
         most = 1.0 if np.issubdtype(array.dtype, np.floating) else 255
         if not (array.min() >= 0 and array.max() <= most):  # NaN too
-            raise ValueError(
+            raise WrongValue(
                 f"a picture of {array.dtype} holds {array.min():g} to {array.max():g}; give floats from 0 to 1, or "
                 "integers from 0 to 255"
             )
@@ -130,13 +132,13 @@ def download(url: str, max_bytes: int = MAX_BYTES, max_seconds: float = MAX_SECO
                 url = urljoin(url, response.getheader("Location"))
                 continue
             if response.status != 200:
-                raise ValueError(f"{shown(url)} answers with status {response.status}")
+                raise WrongValue(f"{shown(url)} answers with status {response.status}")
             return read_limited(response, sock, url, max_bytes, deadline)
         except (OSError, http.client.HTTPException) as error:
-            raise ValueError(f"{shown(url)} cannot be fetched: {error or type(error).__name__}") from None
+            raise WrongValue(f"{shown(url)} cannot be fetched: {error or type(error).__name__}") from None
         finally:
             connection.close()
-    raise ValueError(f"{shown(url)} redirects more than {MAX_REDIRECTS} times")
+    raise WrongValue(f"{shown(url)} redirects more than {MAX_REDIRECTS} times")
 
 
 def read_limited(response, sock, url: str, max_bytes: int, deadline: float) -> bytes:
@@ -146,7 +148,7 @@ def read_limited(response, sock, url: str, max_bytes: int, deadline: float) -> b
         parts.append(piece)
         size += len(piece)
         if size > max_bytes:
-            raise ValueError(f"{shown(url)} is larger than the {max_bytes:,} bytes that are fetched")
+            raise WrongValue(f"{shown(url)} is larger than the {max_bytes:,} bytes that are fetched")
         sock.settimeout(seconds_left(deadline, url))
     return b"".join(parts)
 
@@ -155,19 +157,19 @@ def connect(url: str, deadline: float) -> tuple[http.client.HTTPConnection, sock
     """A connection to a checked address, its socket, and the target to ask it for."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{shown(url)} is no http or https address")
+        raise WrongValue(f"{shown(url)} is no http or https address")
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         address = public_address(parts.hostname, port)
     except (OSError, UnicodeError) as error:
-        raise ValueError(f"{shown(url)} cannot be found: {error}") from None
+        raise WrongValue(f"{shown(url)} cannot be found: {error}") from None
     connection = http.client.HTTPConnection(parts.hostname, port)
     try:
         sock = socket.create_connection((address, port), timeout=seconds_left(deadline, url))
         if parts.scheme == "https":
             sock = ssl.create_default_context().wrap_socket(sock, server_hostname=parts.hostname)
     except OSError as error:
-        raise ValueError(f"{shown(url)} cannot be reached: {error or 'no answer in time'}") from None
+        raise WrongValue(f"{shown(url)} cannot be reached: {error or 'no answer in time'}") from None
     connection.sock = sock
     return connection, sock, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
@@ -179,7 +181,7 @@ def public_address(host: str, port: int) -> str:
         ip = ipaddress.ip_address(address.partition("%")[0])
         ip = getattr(ip, "ipv4_mapped", None) or ip
         if not ip.is_global or ip.is_multicast:
-            raise ValueError(f"{shown(host)} is at {ip}, which is not a public address; download the file yourself")
+            raise WrongValue(f"{shown(host)} is at {ip}, which is not a public address; download the file yourself")
     return found[0]
 
 
@@ -187,7 +189,7 @@ def seconds_left(deadline: float, url: str) -> float:
     """Time until the deadline. Raises ValueError where it has passed."""
     left = deadline - time.monotonic()
     if left <= 0:
-        raise ValueError(f"{shown(url)} takes too long")
+        raise WrongValue(f"{shown(url)} takes too long")
     return left
 
 

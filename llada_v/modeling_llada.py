@@ -24,6 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_llada_v import LladaConfig
+from .errors import WrongValue
 
 POSITIONS_MULTIPLE = 32
 
@@ -243,7 +244,7 @@ class LladaModel(LladaPreTrainedModel):
         """
         check_recorded(recorded)
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds, not both and not neither")
+            raise WrongValue("give either input_ids or inputs_embeds, not both and not neither")
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         device = hidden.device
         if position_ids is None:
@@ -301,7 +302,7 @@ def visible(mask: torch.Tensor) -> torch.Tensor:
         return mask.bool()
     hidden = mask <= torch.finfo(mask.dtype).min / 2
     if not bool(((mask == 0) | hidden).all()):
-        raise ValueError(
+        raise WrongValue(
             "a float attention_mask is added to the scores: 0 where a row may see a column, the dtype's least number "
             "or -inf where not; this one holds others. Give a bool mask, True where it may see"
         )

@@ -24,6 +24,7 @@ from .anyres import Layout, grid_map, grid_of, num_tiles, pooled_side
 from .checkpoint.files import check_folder, check_json, local_folder, shapes_of
 from .checkpoint.names import KEY_MAPPING
 from .configuration_llada_v import IGNORE, LladaVConfig
+from .errors import WrongValue
 from .generation.config import SamplerConfig
 from .generation.generate import SamplerMixin
 from .head import LladaHead
@@ -70,7 +71,7 @@ class LladaVPreTrainedModel(LladaPreTrainedModel):
         weights that are unknown, missing or of another shape.
         """
         if kwargs.get("use_safetensors") is False:
-            raise ValueError("use_safetensors=False asks for pickles, which are not read because they can run code")
+            raise WrongValue("use_safetensors=False asks for pickles, which are not read because they can run code")
         if pretrained_model_name_or_path is not None:
             folder = local_folder(str(pretrained_model_name_or_path), kwargs)
             check_json(folder)
@@ -170,7 +171,7 @@ class LladaVModel(LladaVPreTrainedModel):
         else:
             layouts = [(Layout(kind), count) for kind, count in image_layouts.tolist()]
         if len(layouts) != len(sizes) or sum(count for _, count in layouts) != total:
-            raise ValueError(
+            raise WrongValue(
                 f"pixel_values has {total} tiles, but the {len(sizes)} image_sizes and their layouts account for "
                 f"{sum(count for _, count in layouts)}; pass pixel_values, image_sizes and image_layouts "
                 "of one processor call together"
@@ -225,7 +226,7 @@ class LladaVModel(LladaVPreTrainedModel):
         found = 0 if image_features is None else image_features.shape[0]
         expected = int(is_image.sum())
         if found != expected:
-            raise ValueError(
+            raise WrongValue(
                 f"input_ids has {expected} image placeholders (id {self.config.image_token_id}) but the pictures make "
                 f"{found} features; build both with one call of the processor"
             )
@@ -260,9 +261,9 @@ class LladaVModel(LladaVPreTrainedModel):
         """
         idle = 0 if idle_tiles is None else 0 * (self.tile_features(idle_tiles).sum() + self.image_newline.sum())
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds, not both and not neither")
+            raise WrongValue("give either input_ids or inputs_embeds, not both and not neither")
         if inputs_embeds is not None and (pixel_values is not None or image_features is not None):
-            raise ValueError(
+            raise WrongValue(
                 "inputs_embeds hold their pictures already; leave pixel_values and image_features out or give input_ids"
             )
         if inputs_embeds is None:
@@ -358,7 +359,7 @@ class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel):
         """
         if labels is not None:
             if targets is not None or logits_at is not None:
-                raise ValueError("give labels, which are masked here, or targets and logits_at, which are: not both")
+                raise WrongValue("give labels, which are masked here, or targets and logits_at, which are: not both")
             labels = labels.masked_fill(labels == self.config.image_token_id, IGNORE)  # pictures are never masked
             draw = Draw(*(torch.rand(shape, generator=generator) for shape in (labels.shape[:1], labels.shape)))
             ids, is_masked, p_mask = add_noise(
@@ -410,4 +411,4 @@ def quantization_method(config: LladaVConfig) -> str | None:
 def check_dtype(asked: torch.dtype | str | None, saved: torch.dtype | None) -> None:
     """Raise ValueError for a dtype that quantized weights do not have: what stands beside them would differ from it."""
     if asked not in (None, "auto", saved, str(saved).removeprefix("torch.")):
-        raise ValueError(f"dtype is {asked}, but the quantized weights were saved beside {saved}; leave dtype out")
+        raise WrongValue(f"dtype is {asked}, but the quantized weights were saved beside {saved}; leave dtype out")

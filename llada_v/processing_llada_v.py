@@ -24,6 +24,7 @@ from .conversation import (
     read_part,
     render,
 )
+from .errors import BadFile, WrongValue
 from .image_processing_llada_v import (
     LladaVImageProcessor,
     LladaVImageProcessorKwargs,
@@ -100,7 +101,7 @@ class LladaVProcessor(SequenceWriter, ProcessorMixin):
             )
         for name, token_id in config.special_token_ids().items():
             if ids[name] != token_id:
-                raise ValueError(
+                raise WrongValue(
                     f"tokenizer and config disagree: {TOKENS[name]!r} is id {ids[name]} in the tokenizer, but the "
                     f"config's {name} is {token_id}; use the tokenizer the model was trained with"
                 )
@@ -205,7 +206,7 @@ class LladaVProcessor(SequenceWriter, ProcessorMixin):
         for an unknown option.
         """
         if add_generation_prompt and continue_final_message:
-            raise ValueError(
+            raise WrongValue(
                 "give add_generation_prompt or continue_final_message: one opens a turn, one keeps it open"
             )
         template = self.template_of(chat_template)
@@ -222,7 +223,7 @@ class LladaVProcessor(SequenceWriter, ProcessorMixin):
         is_open = add_generation_prompt or continue_final_message
         if template != CHAT_TEMPLATE:
             if return_assistant_tokens_mask:
-                raise ValueError("return_assistant_tokens_mask needs LLaDA-V's own format; leave chat_template out")
+                raise WrongValue("return_assistant_tokens_mask needs LLaDA-V's own format; leave chat_template out")
             texts, _ = render_jinja_template(
                 conversations=chats,
                 chat_template=template,
@@ -246,7 +247,7 @@ class LladaVProcessor(SequenceWriter, ProcessorMixin):
         if kwargs:
             raise TypeError(f"unknown processor options: {', '.join(sorted(kwargs))}")
         if tools or documents:
-            raise ValueError(f"the model knows no {'tools' if tools else 'documents'}; leave them out")
+            raise WrongValue(f"the model knows no {'tools' if tools else 'documents'}; leave them out")
         merged = self.options(options)
         sequences, texts = [], []
         for chat in chats:
@@ -286,15 +287,15 @@ class LladaVProcessor(SequenceWriter, ProcessorMixin):
         truncation would cut a picture; TypeError for an unknown option.
         """
         if not text:
-            raise ValueError("the processor needs text; for pictures alone use the image_processor")
+            raise WrongValue("the processor needs text; for pictures alone use the image_processor")
         texts = [text] if isinstance(text, str) else list(text)
         if any(not isinstance(prompt, str) for prompt in texts):
-            raise ValueError("text has to be a string or a list of strings")
+            raise WrongValue("text has to be a string or a list of strings")
         merged = self.options(kwargs)
         images, image_groups = grouped(images, pictures_of, len(texts))
         videos, video_groups = grouped(videos, videos_of, len(texts))
         if images and videos:
-            raise ValueError("give images or videos, not both: the model was trained on one kind at a time")
+            raise WrongValue("give images or videos, not both: the model was trained on one kind at a time")
         pictures, groups = (videos, video_groups) if videos else (images, image_groups)
         options = merged["videos_kwargs" if videos else "images_kwargs"]
         prompts = [pieces_of(prompt, has_pictures=True) for prompt in texts]
@@ -326,11 +327,11 @@ class LladaVProcessor(SequenceWriter, ProcessorMixin):
             text["return_mm_token_type_ids"] = given["return_mm_token_type_ids"]
         unknown = sorted(name for name in text.keys() - TEXT_OPTIONS - NO_EFFECT if text[name])
         if unknown:
-            raise ValueError(f"{', '.join(unknown)}: not an option of LLaDA-V's prompts; leave it out")
+            raise WrongValue(f"{', '.join(unknown)}: not an option of LLaDA-V's prompts; leave it out")
         for part in ("images_kwargs", "videos_kwargs"):
             merged[part].pop("return_tensors", None)
             if changed := [name for name in GEOMETRY if merged[part].get(name) is not None]:
-                raise ValueError(f"{', '.join(changed)}: what the model was built for cannot change in a call")
+                raise WrongValue(f"{', '.join(changed)}: what the model was built for cannot change in a call")
         merged["text_kwargs"] = {name: text[name] for name in TEXT_OPTIONS & text.keys()}
         return merged
 
@@ -351,10 +352,10 @@ class LladaVProcessor(SequenceWriter, ProcessorMixin):
         with_masks: also assistant_masks, 1 where a position is labelled.
         """
         if padding_side not in ("left", "right"):
-            raise ValueError(f"padding_side is {padding_side!r}; choose left or right")
+            raise WrongValue(f"padding_side is {padding_side!r}; choose left or right")
         how = PADDING[padding] if isinstance(padding, (bool, type(None))) else str(getattr(padding, "value", padding))
         if how not in ("longest", "max_length", "do_not_pad"):
-            raise ValueError(f"padding is {padding!r}; choose True, False or 'max_length'")
+            raise WrongValue(f"padding is {padding!r}; choose True, False or 'max_length'")
         cuts = truncation not in (None, False, "do_not_truncate")
         most = max_length
         if most is None and (cuts or how == "max_length"):
@@ -365,7 +366,7 @@ class LladaVProcessor(SequenceWriter, ProcessorMixin):
         if cuts:
             for ids in rows["input_ids"]:
                 if self.config.image_token_id in ids[most:]:
-                    raise ValueError(
+                    raise WrongValue(
                         f"a prompt of {len(ids)} tokens cut at max_length {most} would lose a part of a picture; "
                         "raise max_length, or leave truncation out"
                     )
@@ -377,7 +378,7 @@ class LladaVProcessor(SequenceWriter, ProcessorMixin):
         lengths = [len(ids) for ids in rows["input_ids"]]
         if how == "do_not_pad":
             if return_tensors is not None and len(set(lengths)) > 1:
-                raise ValueError("the rows differ in length; padding=True makes a batch of them")
+                raise WrongValue("the rows differ in length; padding=True makes a batch of them")
             widths = lengths
         else:
             width = max(lengths if how == "longest" else [*lengths, most])
@@ -411,7 +412,7 @@ def grouped(sources, flat, count: int) -> tuple[list, list | None]:
         return [item for group in groups for item in group], groups
     if flat(sources) and flat is videos_of:  # a list of videos, each a list of frames
         return flat(sources), None
-    raise ValueError(f"there are {count} prompts, but pictures for {len(groups)}; give one list of pictures a prompt")
+    raise WrongValue(f"there are {count} prompts, but pictures for {len(groups)}; give one list of pictures a prompt")
 
 
 def sources_of(chat: list[dict], kind: str) -> list:
@@ -423,7 +424,7 @@ def sources_of(chat: list[dict], kind: str) -> list:
 def load_tokenizer(name, hub: dict, options: dict) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder or hub name. Raises OSError where its file is missing."""
     if cached_file(name, TOKENIZER_FILE, _raise_exceptions_for_missing_entries=False, **hub) is None:
-        raise OSError(f"{name} has no {TOKENIZER_FILE}; put the tokenizer's files there, beside config.json")
+        raise BadFile(f"{name} has no {TOKENIZER_FILE}; put the tokenizer's files there, beside config.json")
     return PreTrainedTokenizerFast.from_pretrained(name, **hub, **options)
 
 
@@ -449,7 +450,7 @@ def check_geometry(config: LladaVConfig, image_processor, video_processor) -> No
         for name in GEOMETRY:
             found, expected = getattr(part, name, None), getattr(wanted, name, None)
             if plain(found) != plain(expected):
-                raise ValueError(
+                raise WrongValue(
                     f"the {type(part).__name__} has {name} {plain(found)}, but the model's config says "
                     f"{plain(expected)}; {PROCESSOR_FILE} and config.json describe one model: change both"
                 )

@@ -4,6 +4,8 @@ Only the trunk's linear layers change. Tower, projector, embeddings and head kee
 the weights, and the head decides between tokens.
 """
 
+from .errors import NoPackage, WrongValue
+
 BITS = ("int8", "int4")
 KEPT = ("lm_head", "model.vision_tower", "model.multi_modal_projector")
 GROUP = 128  # weights that share one scale in int4; divides every width of the published model
@@ -18,23 +20,23 @@ def quantize(model, bits: str) -> None:
     ImportError without torchao.
     """
     if bits not in BITS:
-        raise ValueError(f"bits is {bits!r}; choose one of {', '.join(BITS)}")
+        raise WrongValue(f"bits is {bits!r}; choose one of {', '.join(BITS)}")
     import torch  # here, for the command line lists `BITS` and waits for nothing
 
     trunk = model.model.language_model
     if bits == "int4":
         if trunk.device.type != "cuda" or trunk.dtype != torch.bfloat16:
-            raise ValueError(
+            raise WrongValue(
                 f"the model is {trunk.dtype} on {trunk.device}, but int4 weights run in bfloat16 on a GPU; use int8"
             )
         widths = {module.in_features for module in trunk.modules() if isinstance(module, torch.nn.Linear)}
         odd = sorted(width for width in widths if width % GROUP)
         if odd:
-            raise ValueError(f"int4 keeps groups of {GROUP} weights, which do not divide a width of {odd[0]}; use int8")
+            raise WrongValue(f"int4 keeps groups of {GROUP} weights, which do not divide a width of {odd[0]}; use int8")
     try:
         from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
     except ImportError as error:
-        raise ImportError(
+        raise NoPackage(
             f"{bits} weights need torchao; install it with: bash init_env.sh quantize, or pip install torchao"
         ) from error
     from transformers import TorchAoConfig

@@ -29,6 +29,7 @@ from .conversation import (
     stripped,
     turns_of,
 )
+from .errors import WrongValue
 from .images import load_image
 from .media import open_media
 from .video import frames_at_fps
@@ -181,7 +182,7 @@ class SequenceWriter:
         Raises ValueError for a record that cannot be used, saying why.
         """
         if self.reproduce_original:
-            raise ValueError(
+            raise WrongValue(
                 "reproduce_original is for prompts to answer; load the processor with reproduce_original=False to train"
             )
         turns = turns_of(record)
@@ -197,7 +198,7 @@ class SequenceWriter:
         elif style == "caption":
             sequence = self.caption_sequence(turns, visuals)
         else:
-            raise ValueError(f"style is {style!r}; choose chat or caption")
+            raise WrongValue(f"style is {style!r}; choose chat or caption")
         encoded = {"input_ids": torch.tensor(sequence.input_ids), "labels": torch.tensor(sequence.labels)}
         return encoded | pixel_inputs(sequence.visuals)
 
@@ -206,7 +207,7 @@ class SequenceWriter:
         if turns[0]["from"] != "human":
             turns = turns[1:]
         if not turns:
-            raise ValueError("the record has no turn from human")
+            raise WrongValue("the record has no turn from human")
         check_order(turns)
         texts = [turn["value"].replace(NOISE_TAG, "") for turn in turns]
         pieces = [pieces_of(text, bool(visuals)) for text in texts]
@@ -224,7 +225,7 @@ class SequenceWriter:
     def caption_sequence(self, turns: list[dict], visuals: list[Visual]) -> Sequence:
         """The picture, its caption, a newline: no roles, the instruction thrown away."""
         if len(turns) != 2 or IMAGE not in turns[0]["value"] or len(visuals) != 1:
-            raise ValueError(
+            raise WrongValue(
                 f"a caption record has one picture, and two turns of which the first contains {IMAGE}; this one has "
                 f"{len(visuals)} pictures and {len(turns)} turns"
             )
@@ -243,7 +244,7 @@ def words_tokenizer(tokenizer, config) -> Tokenizer:
     words.encode_special_tokens = True
     for name, token_id in config.special_token_ids().items():
         if token_id in words.encode(TOKENS[name], add_special_tokens=False).ids:
-            raise ValueError(
+            raise WrongValue(
                 f"the tokenizer reads {TOKENS[name]!r} in a text as its {name}, because its file does not say that the "
                 "token is special; use the tokenizer the model was trained with"
             )

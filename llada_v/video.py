@@ -13,6 +13,7 @@ from PIL import Image
 
 from . import images
 from .decoding import DECODER, BadClip, Clip, installed
+from .errors import MissingFile, WrongValue
 from .images import is_left_behind, load_image
 
 FrameRule = Callable[[int, float], list[int]]
@@ -36,7 +37,7 @@ def frames_at_fps(total: int, fps: float, video_fps: float = 1.0, max_frames: in
     """
     stride = round(fps / video_fps)
     if stride == 0:
-        raise ValueError(f"the video has {fps:g} frames a second, too few to take {video_fps:g}; lower video_fps")
+        raise WrongValue(f"the video has {fps:g} frames a second, too few to take {video_fps:g}; lower video_fps")
     frames = list(range(0, total, stride))
     if max_frames and len(frames) > max_frames:
         return frames_evenly(total, max_frames)
@@ -60,7 +61,7 @@ def load_frames(source, rule: FrameRule) -> list[Image.Image]:
         raise TypeError(f"a video is a path or a list of frames, not {type(source).__name__}")
     frames = [Image.fromarray(frame) if isinstance(frame, np.ndarray) else frame for frame in source]
     if not frames:
-        raise ValueError("the video has no frames; give at least one")
+        raise WrongValue("the video has no frames; give at least one")
     return [load_image(frame) for frame in frames]
 
 
@@ -78,7 +79,7 @@ def files_of(folder: Path) -> list[Path]:
     files = (file for file in folder.iterdir() if file.is_file() and not is_left_behind(file.name))
     files = sorted(files, key=by_number)
     if not files:
-        raise ValueError(f"the folder {folder} holds no frame")
+        raise WrongValue(f"the folder {folder} holds no frame")
     return files
 
 
@@ -93,7 +94,7 @@ def of_clip(source: str | Path | bytes, read: Callable[[Clip], Result]) -> Resul
     name = f"{len(source)} bytes of video" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes):
         if not Path(source).is_file():
-            raise FileNotFoundError(f"no video at {name}; give a video file or a folder of frames")
+            raise MissingFile(f"no video at {name}; give a video file or a folder of frames")
         source = str(Path(source).absolute())
     reasons = []
     for decoder in installed():
@@ -104,7 +105,7 @@ def of_clip(source: str | Path | bytes, read: Callable[[Clip], Result]) -> Resul
                 reasons.append("has no frames")
         except BadClip as error:
             reasons.append(str(error))
-    raise ValueError(f"the video {name} {reasons[0]}")
+    raise WrongValue(f"the video {name} {reasons[0]}")
 
 
 def frames_of(clip: Clip, indices: list[int]) -> list[Image.Image]:

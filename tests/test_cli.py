@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import errno
 import json
+import os
 import re
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 
 import llada_v.answering
-from llada_v import SamplerConfig, cli, quantization
+from llada_v import SamplerConfig, cli, errors, quantization
 from llada_v import convert as conversion
 from llada_v.cli import generate
 from llada_v.generation.sampler import SamplerOutput, sample
@@ -296,6 +298,72 @@ def test_the_readme_lists_every_option():
     options = {option for action in parser._actions for option in action.option_strings}
     rows = (ROOT / "README.md").read_text().splitlines()
     assert {row.split("`")[1] for row in rows if row.startswith("| `--")} == options
+
+
+# Errors
+
+
+def test_a_fault_shows_its_traceback(monkeypatch):
+    """Whatever built-in it is: not enough values to unpack is a ValueError, too."""
+    for fault in (
+        ValueError("not enough values to unpack"),
+        ImportError("cannot import name"),
+        OSError("odd"),
+        KeyError("x"),
+    ):
+
+        def planted(*arguments, fault=fault):
+            raise fault
+
+        monkeypatch.setattr(training, "train", planted)
+        with pytest.raises(type(fault)) as found:
+            cli.main(["train", str(RECIPE)])
+        assert found.value is fault and found.traceback[-1].name == "planted"
+
+
+@pytest.mark.parametrize(
+    ("kind", "built_in"),
+    [
+        (errors.WrongValue, ValueError),
+        (errors.MissingFile, FileNotFoundError),
+        (errors.ExistingFile, FileExistsError),
+        (errors.BadFile, OSError),
+        (errors.NoPackage, ImportError),
+    ],
+)
+def test_an_error_of_the_user_is_one_line_and_the_built_in_it_is_known_as(kind, built_in, monkeypatch, capsys):
+    def refuse(*arguments):
+        raise kind("found one thing,\n  expected another")
+
+    monkeypatch.setattr(training, "train", refuse)
+    assert cli.main(["train", str(RECIPE)]) == 2
+    assert capsys.readouterr().err == "error: found one thing, expected another\n"
+    with pytest.raises(built_in):
+        refuse()
+
+
+def test_a_full_disk_is_one_line_and_a_lost_file_of_ours_is_none(monkeypatch, capsys):
+    def fail(number):
+        def write(*arguments):
+            raise OSError(number, os.strerror(number), "exp/run")
+
+        return write
+
+    monkeypatch.setattr(training, "train", fail(errno.ENOSPC))
+    assert cli.main(["train", str(RECIPE)]) == 2
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'exp/run'\n"
+    monkeypatch.setattr(training, "train", fail(errno.ENOENT))
+    with pytest.raises(FileNotFoundError):
+        cli.main(["train", str(RECIPE)])
+
+
+def test_an_interrupted_verb_says_so(monkeypatch, capsys):
+    def wait(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", wait)
+    assert cli.main(["train", str(RECIPE)]) == 130
+    assert capsys.readouterr().err == "stopped\n"
 
 
 # With the model that ships

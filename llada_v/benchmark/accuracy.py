@@ -8,6 +8,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..errors import WrongValue
+
 Z = 1.959963984540054  # of the normal distribution, two-sided 95 %
 
 
@@ -27,7 +29,7 @@ def share(is_right: Sequence[bool]) -> Estimate:
     """
     n = len(is_right)
     if not n:
-        raise ValueError("no answers were judged; give at least one question")
+        raise WrongValue("no answers were judged; give at least one question")
     p = sum(is_right) / n
     middle = p + Z**2 / (2 * n)
     half = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
@@ -44,10 +46,10 @@ def difference(is_right: Sequence[bool], reference: Sequence[bool]) -> Estimate:
     d +- z sqrt((b + c + 1)/N - d^2) / sqrt(N). Raises ValueError for different numbers of answers, or none.
     """
     if len(is_right) != len(reference):
-        raise ValueError(f"{len(is_right)} answers against {len(reference)}; both must be to the same questions")
+        raise WrongValue(f"{len(is_right)} answers against {len(reference)}; both must be to the same questions")
     n = len(is_right)
     if not n:
-        raise ValueError("no answers were judged; give at least one question")
+        raise WrongValue("no answers were judged; give at least one question")
     gained = sum(here and not there for here, there in zip(is_right, reference, strict=True))
     lost = sum(there and not here for here, there in zip(is_right, reference, strict=True))
     d = (gained - lost) / (n + 2)

@@ -13,6 +13,7 @@ from ..anyres import Layout, num_features, num_tiles
 from ..configuration_llada_v import LladaVConfig
 from ..conversation import user_message
 from ..data.sources import Entry, parsed, read_entries
+from ..errors import WrongValue
 from ..images import open_picture
 from ..sequence import PICTURE_INPUTS
 
@@ -64,14 +65,14 @@ def read_item(entry: Entry, where: str, folder: Path) -> Item:
     try:
         record = parsed(entry)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}; expected an object such as {RECORD}") from error
+        raise WrongValue(f"{where}: {error}; expected an object such as {RECORD}") from error
     for key in ("question", "answer"):
         if not isinstance(record.get(key), str) or not record[key].strip():
-            raise ValueError(f"{where} has {key} {record.get(key)!r}; expected a text, as in {RECORD}")
+            raise WrongValue(f"{where} has {key} {record.get(key)!r}; expected a text, as in {RECORD}")
     images = record.get("image") or []
     images = [images] if isinstance(images, str) else images
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise ValueError(f"{where} has image {images!r}; expected a path or a list of paths")
+        raise WrongValue(f"{where} has image {images!r}; expected a path or a list of paths")
     paths = tuple(str(folder / image) for image in images)
     for path in paths:
         try:

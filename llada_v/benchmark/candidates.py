@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.yaml_text import parse_yaml, read_yaml
+from ..errors import WrongValue
 from ..generation.config import SamplerConfig
 
 PLAIN = "plain"
@@ -54,7 +55,7 @@ class Setting:
         try:
             return SamplerConfig(**self.fields)
         except ValueError as error:
-            raise ValueError(f"setting {self.name!r}: {error}") from error
+            raise WrongValue(f"setting {self.name!r}: {error}") from error
 
     def __str__(self) -> str:
         """As it is written in Python."""
@@ -68,7 +69,7 @@ def expand(name: str, fields: dict) -> list[Setting]:
     """
     unknown = sorted(set(fields) - set(FIELDS))
     if unknown:
-        raise ValueError(f"setting {name!r} has {', '.join(unknown)}; SamplerConfig knows {', '.join(FIELDS)}")
+        raise WrongValue(f"setting {name!r} has {', '.join(unknown)}; SamplerConfig knows {', '.join(FIELDS)}")
     varied = [field for field, value in fields.items() if isinstance(value, list) and field not in LISTS]
     settings = []
     for values in itertools.product(*(fields[field] for field in varied)):
@@ -85,10 +86,10 @@ def parse_setting(text: str) -> list[Setting]:
     for word in shlex.split(words):
         field, equals, value = word.partition("=")
         if not equals:
-            raise ValueError(f"setting {name!r} has {word!r}; write field=value, as in 'fast: steps=8 block_length=16'")
+            raise WrongValue(f"setting {name!r} has {word!r}; write field=value, as in 'fast: steps=8 block_length=16'")
         fields[field] = parse_yaml(value, f"setting {name!r}: {field}")
     if not name or not colon:
-        raise ValueError(f"--setting is {text!r}; write 'name: field=value ...', as in 'fast: steps=8'")
+        raise WrongValue(f"--setting is {text!r}; write 'name: field=value ...', as in 'fast: steps=8'")
     return expand(name, fields)
 
 
@@ -99,7 +100,7 @@ def read_settings(file: str | Path) -> list[Setting]:
     """
     named = read_yaml(file, "--settings names a YAML file of 'name: {field: value}'")
     if not isinstance(named, dict) or not all(isinstance(fields or {}, dict) for fields in named.values()):
-        raise ValueError(f"{file} must be a mapping from a name to fields, as in 'fast: {{steps: 8}}'")
+        raise WrongValue(f"{file} must be a mapping from a name to fields, as in 'fast: {{steps: 8}}'")
     return [setting for name, fields in named.items() for setting in expand(str(name), fields or {})]
 
 
@@ -160,7 +161,7 @@ def with_plain(settings: Iterable[Setting]) -> list[Setting]:
     names = [PLAIN, *(setting.name for setting in settings)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(
+        raise WrongValue(
             f"{', '.join(map(repr, twice))} names more than one setting; each needs a name of its own, and "
             f"{PLAIN!r} is the plain sampler"
         )

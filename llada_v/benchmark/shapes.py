@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ..configuration_llada_v import LladaVConfig
+from ..errors import WrongValue
 from ..modeling_llada_v import LladaVForConditionalGeneration
 from .memory import GIB, free_memory
 
@@ -63,7 +64,7 @@ def build(name: str, device: torch.device, dtype: torch.dtype, seed: int = 0) ->
     size = f"shape {name}: {count / 1e9:.2f} billion random weights in {str(dtype).removeprefix('torch.')}"
     if free is not None and room > free:
         smaller = "" if dtype.itemsize == 2 else f", or --dtype bfloat16, which needs {room / 2 / GIB:.1f}"
-        raise ValueError(
+        raise WrongValue(
             f"{size} and room to run need {room / GIB:.1f} GiB, but {device} has {free / GIB:.1f} GiB free; "
             f"use another machine, a smaller shape{smaller}"
         )

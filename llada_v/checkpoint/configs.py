@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import SiglipVisionConfig
 
+from ..errors import WrongValue
 from .files import INDEX_FILE, WEIGHTS_FILE, read_header, weight_map
 from .names import PUBLISHED, rename
 
@@ -85,14 +86,14 @@ def translate_config(published: dict, folder: str | None = None) -> dict:
     aspect = value_or(published, "image_aspect_ratio", "anyres_max_4")
     anyres = re.fullmatch(r"anyres_max_(\d{1,9})", str(aspect))
     if not anyres:
-        raise ValueError(f"config.json has image_aspect_ratio {aspect!r}; only anyres_max_N is built")
+        raise WrongValue(f"config.json has image_aspect_ratio {aspect!r}; only anyres_max_N is built")
     fields["max_tile_features"] = int(anyres[1])
     # The original's inference falls back to "one_token" here, but all its training used "grid".
     fields["video_newline"] = value_or(published, "mm_newline_position", "grid")
     pinpoints = published.get("image_grid_pinpoints")
     pairs = pinpoints if isinstance(pinpoints, list) else [pinpoints]
     if pinpoints is not None and not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-        raise ValueError(f"config.json has image_grid_pinpoints {pinpoints!r}; a list of [width, height] is expected")
+        raise WrongValue(f"config.json has image_grid_pinpoints {pinpoints!r}; a list of [width, height] is expected")
     if pinpoints is not None:
         fields["image_grid_pinpoints"] = [[height, width] for width, height in pinpoints]
     dtype = published.get("dtype") or published.get("torch_dtype")
@@ -106,7 +107,7 @@ def text_fields(config: dict) -> dict:
     names = ORIGINAL_TEXT_FIELDS if is_original else TEXT_FIELDS
     missing = [theirs for theirs, ours in names.items() if ours in REQUIRED_TEXT_FIELDS and config.get(theirs) is None]
     if missing:
-        raise ValueError(f"config.json lacks {', '.join(missing)}; it is not the config of a LLaDA model")
+        raise WrongValue(f"config.json lacks {', '.join(missing)}; it is not the config of a LLaDA model")
     return {ours: config[theirs] for theirs, ours in names.items() if config.get(theirs) is not None}
 
 
@@ -121,11 +122,11 @@ def vision_fields(published: dict, folder: str | None) -> dict:
         return {}
     counted = value_or(given, "num_hidden_layers", 27) if isinstance(given, dict) else None
     if not isinstance(counted, int):
-        raise ValueError(f"config.json has vision_config {given!r}; an object with the tower's sizes is expected")
+        raise WrongValue(f"config.json has vision_config {given!r}; an object with the tower's sizes is expected")
     sizes = {name: given[name] for name in VISION_FIELDS if name in given}
     held = counted - 1 if folder is None else layers_held(Path(folder), counted - 1)
     if counted - held not in (0, 1):
-        raise ValueError(
+        raise WrongValue(
             f"config.json counts {counted} vision layers, but {folder} holds {held}; expected {held}, or {held + 1} "
             "where the layer that is not run counts too"
         )
@@ -136,7 +137,7 @@ def siglip_fields(config: dict) -> dict:
     """Sizes of the tower from a SigLIP2 folder's config (the whole model's or the tower's), less the last layer."""
     tower = SiglipVisionConfig(**config.get("vision_config", config))
     if tower.model_type != "siglip_vision_model" or config.get("model_type") not in ("siglip", "siglip_vision_model"):
-        raise ValueError(f"the vision tower has model_type {config.get('model_type')!r}; a SigLIP2 folder is expected")
+        raise WrongValue(f"the vision tower has model_type {config.get('model_type')!r}; a SigLIP2 folder is expected")
     sizes = {name: getattr(tower, name) for name in VISION_FIELDS}
     return sizes | {"num_hidden_layers": tower.num_hidden_layers - 1}
 
@@ -162,7 +163,7 @@ def check_fixed(config: dict, fixed: dict) -> None:
         if config.get(name) is not None and config[name] != wanted
     ]
     if wrong:
-        raise ValueError(f"config.json has {', '.join(wrong)}")
+        raise WrongValue(f"config.json has {', '.join(wrong)}")
 
 
 def value_or(config: dict, name: str, default):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
+from ..errors import BadFile, WrongValue
 from ..json_text import read_json, shown
 from .names import BASE, OURS, PUBLISHED, QUANTIZED, inverse, rename, table_for
 
@@ -47,7 +48,7 @@ class Stored(NamedTuple):
 def check_name(name: str | Path) -> None:
     """Raise ValueError for what can be no folder and no hub name, such as a picture written in letters."""
     if str(name).startswith("data:") or len(str(name)) > LONGEST_NAME:
-        raise ValueError(f"{shown(str(name))} is no folder and no hub name")
+        raise WrongValue(f"{shown(str(name))} is no folder and no hub name")
 
 
 def local_folder(name: str, options: dict) -> str:
@@ -61,14 +62,14 @@ def local_folder(name: str, options: dict) -> str:
     subfolder = options.pop("subfolder", None)
     if not os.path.isdir(name):
         if name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise ValueError(f"there is no folder {name}")
+            raise WrongValue(f"there is no folder {name}")
         hub = ("cache_dir", "force_download", "local_files_only", "revision", "token")
         hub_options = {key: options[key] for key in hub if options.get(key) is not None}
         try:
             name = snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], **hub_options)
         except OSError as error:
             told = str(error).replace(str(name), shown(name))
-            raise OSError(f"{shown(name)} is no folder here, and the hub did not give it: {told}") from error
+            raise BadFile(f"{shown(name)} is no folder here, and the hub did not give it: {told}") from error
     return os.path.join(name, subfolder) if subfolder else name
 
 
@@ -96,21 +97,21 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
         files = sorted({folder / name for name in weight_map(index).values()})
         lost = [file.name for file in files if not file.is_file()]
         if lost:
-            raise ValueError(f"{index} lists {some(lost)}, which {folder} does not hold; download the folder again")
+            raise WrongValue(f"{index} lists {some(lost)}, which {folder} does not hold; download the folder again")
         return files
     files = [file for file in sorted(folder.glob("*.safetensors")) if not file.name.startswith(NOT_WEIGHTS)]
     variants = sorted({name for file in files if (name := variant_of(file.name)) is not None})
     if variant is not None or variants:
         have = f"it has the variants {', '.join(variants)}" if variants else "it has no variants"
-        raise ValueError(f"{folder} holds no {whole.name}; {have}: choose one with variant=..., or None for no variant")
+        raise WrongValue(f"{folder} holds no {whole.name}; {have}: choose one with variant=..., or None for no variant")
     if not files:
         pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
         if pickles:
-            raise ValueError(
+            raise WrongValue(
                 f"{folder} holds its weights as pickles ({some(pickles)}), and pickles are not read because they can "
                 "run code; get the safetensors files of the model, or save it again with safetensors"
             )
-        raise ValueError(f"{folder} holds no weights: no *.safetensors file found")
+        raise WrongValue(f"{folder} holds no weights: no *.safetensors file found")
     return files
 
 
@@ -132,10 +133,10 @@ def weight_map(index: Path) -> dict[str, str]:
     """File by weight, from an index. Raises ValueError for a damaged one, or one that leaves its folder."""
     found = read_json(index).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
-        raise ValueError(f"{index} has no weight_map from names to files; download or copy it again")
+        raise WrongValue(f"{index} has no weight_map from names to files; download or copy it again")
     for name in found.values():
         if os.path.isabs(name) or "\\" in name or ".." in Path(name).parts or not name.endswith(".safetensors"):
-            raise ValueError(f"{index} names the file {name!r}; only safetensors files of its own folder are read")
+            raise WrongValue(f"{index} names the file {name!r}; only safetensors files of its own folder are read")
     return found
 
 
@@ -149,7 +150,7 @@ def read_headers(folder: str | Path, variant: str | None = None) -> dict[str, St
         for stored in read_header(file):
             if stored.name in found:
                 told = f"{stored.name} is in both {found[stored.name].file} and {file}"
-                raise ValueError(f"{told}; remove the file that is stale")
+                raise WrongValue(f"{told}; remove the file that is stale")
             found[stored.name] = stored
     return found
 
@@ -161,7 +162,7 @@ def read_header(file: Path) -> list[Stored]:
             parts = [(name, handle.get_slice(name)) for name in handle.keys()]
             return [Stored(file, name, tuple(part.get_shape()), part.get_dtype()) for name, part in parts]
     except SafetensorError as error:
-        raise ValueError(f"{file} is truncated or damaged ({error}); download or copy it again") from error
+        raise WrongValue(f"{file} is truncated or damaged ({error}); download or copy it again") from error
 
 
 def match(found: dict[str, Stored], table, expected: dict[str, tuple], where) -> dict[str, Stored]:
@@ -181,7 +182,7 @@ def match(found: dict[str, Stored], table, expected: dict[str, tuple], where) ->
     problems = {"unknown": unknown, "missing": missing, "of another shape": misshapen}
     told = [f"{len(names)} {kind}: {some(names)}" for kind, names in problems.items() if names]
     if told:
-        raise ValueError(f"the weights in {where} do not fit its config.json; {'; '.join(told)}")
+        raise WrongValue(f"the weights in {where} do not fit its config.json; {'; '.join(told)}")
     return ours
 
 
@@ -215,7 +216,7 @@ def unpacked(found: dict[str, Stored], method: str, where) -> tuple[dict[str, St
     Raises ValueError for a method that is not known.
     """
     if method not in QUANTIZED:
-        raise ValueError(f"the weights in {where} are quantized by {method!r}; {', '.join(QUANTIZED)} are read")
+        raise WrongValue(f"the weights in {where} are quantized by {method!r}; {', '.join(QUANTIZED)} are read")
     owners = {name: re.sub(QUANTIZED[method], ".weight", name) for name in found}
     packed = {owner: found.get(owner, found[name]) for name, owner in owners.items() if owner != name}
     return {owner: packed.get(owner, found[name]) for name, owner in owners.items()}, packed

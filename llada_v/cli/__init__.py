@@ -4,16 +4,18 @@ A verb's module has `add_arguments(parser)` and `run(args)`, which returns an ex
 what `--help` says. What a verb works with is imported when it runs.
 """
 
-import argparse
+import errno
 import os
 import sys
+from argparse import REMAINDER
 from collections.abc import Callable
 from importlib import import_module
 
+from ..errors import UserError
 from .parser import Parser
 
 TRACEBACK = "LLADA_V_TRACEBACK"
-USER_ERRORS = (ValueError, OSError, ImportError)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 VERBS = {
     "generate": "answer questions about pictures or a video",
     "convert": "rewrite published weights as a folder that loads like any other",
@@ -39,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         epilog=f"`llada-v VERB --help` lists a verb's options. {TRACEBACK}=1 shows where an error comes from.",
     )
     parser.add_argument("verb", choices=VERBS, metavar="VERB")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="options of the verb")
+    parser.add_argument("arguments", nargs=REMAINDER, metavar="...", help="options of the verb")
     args = parser.parse_args(argv)
     return status_of(run_verb, args.verb, args.arguments)
 
@@ -53,11 +55,19 @@ def run_verb(name: str, argv: list[str]) -> int | None:
 
 
 def status_of(run: Callable, *arguments) -> int:
-    """The exit status that `run` returns (0 for nothing), or 2 after one line on stderr that says what is wrong."""
+    """The exit status that `run` returns (0 for nothing), or 2 after one line on stderr that says what is wrong.
+
+    One line is for what the user can mend: a `UserError`, or a disk that is full or may not be written. All else is a
+    fault and goes on with its traceback.
+    """
     try:
         return run(*arguments) or 0
-    except USER_ERRORS as error:
-        if os.environ.get(TRACEBACK):
+    except (UserError, OSError) as error:
+        is_theirs = isinstance(error, UserError) or error.errno in DISK
+        if not is_theirs or os.environ.get(TRACEBACK):
             raise
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130

@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..errors import WrongValue
 from .options import add_device_options, add_quantize, check_file, check_numbers
 
 FEW, MANY = 16, 1000  # questions that are timed; questions that are judged
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     prepare(args)
     check_numbers(args, "rounds", "warmup", "count", "gen_length", "steps")
     if args.shape not in SHAPES:
-        raise ValueError(f"--shape is {args.shape!r}; choose one of {', '.join(SHAPES)}")
+        raise WrongValue(f"--shape is {args.shape!r}; choose one of {', '.join(SHAPES)}")
     sizes = batch_sizes(args.batch)
     is_judged = bool(args.accuracy or args.questions)
     settings = named_settings(args)
@@ -117,7 +118,7 @@ def batch_sizes(text: str) -> list[int]:
     except ValueError:
         sizes = []
     if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
-        raise ValueError(f"--batch is {text!r}; write different whole numbers from 1 up, as in 1,4,16")
+        raise WrongValue(f"--batch is {text!r}; write different whole numbers from 1 up, as in 1,4,16")
     return sizes
 
 
@@ -149,7 +150,7 @@ def random_prompts_of(args: argparse.Namespace, is_judged: bool, largest_batch: 
     from ..quantization import quantize
 
     if is_judged:
-        raise ValueError(
+        raise WrongValue(
             f"--shape {args.shape} asks random prompts, which have no right answer; leave out --accuracy "
             "and --questions, or name a trained model with --model and no --shape"
         )

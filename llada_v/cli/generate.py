@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from ..errors import WrongValue
 from ..generation.config import AUTO, CACHES, REMASKING, RULES, SCHEDULES, SamplerConfig
 from .options import add_device_options, add_quantize, check_file
 
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
     images, questions, name = args.image, args.question, args.model or DEMO_MODEL
     if not questions:
         if images or args.video:
-            raise ValueError("a picture without a question; add --question 'What is this?'")
+            raise WrongValue("a picture without a question; add --question 'What is this?'")
         images, questions = [str(DEMO_IMAGE)], DEMO_QUESTIONS
     check_file("--gif", args.gif, ".gif")
     apart = ("gen_length", "stop_token_ids", "stop_strings", "suffix_token_ids")

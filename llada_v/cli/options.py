@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..errors import WrongValue
 from ..fields import kinds_of, rules_of, text_of
 from ..quantization import BITS
 from ..training.recipe import Recipe, load_recipe
@@ -84,10 +85,10 @@ def check_numbers(args: argparse.Namespace, *names: str) -> None:
     for name in names:
         value = getattr(args, name, None)
         if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+            raise WrongValue(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
 
 
 def check_file(option: str, file: Path | None, ending: str) -> None:
     """Raise ValueError where a result could not be written, before there is one."""
     if file and (file.suffix.lower() != ending or not file.absolute().parent.is_dir()):
-        raise ValueError(f"{option} is {file}; name a file that ends in {ending}, in a folder that exists")
+        raise WrongValue(f"{option} is {file}; name a file that ends in {ending}, in a folder that exists")

@@ -23,6 +23,7 @@ from datasets import Dataset
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from ..errors import BadFile
 from .mixture import Source, parse_strategy, select
 from .sources import Blob, Entry, read_entries
 from .writing import NOT_WRITABLE
@@ -149,9 +150,9 @@ def make_once(target: Path, build: Callable[[Path], None]) -> None:
         lock.release()
 
 
-def not_written(folder: Path, error: OSError) -> OSError:
+def not_written(folder: Path, error: OSError) -> BadFile:
     """The error that says what to do where an index cannot be written: no right to, a read-only disk, a full one."""
-    return type(error)(
+    return BadFile(
         f"cannot write to {folder}, where the index of the records is kept: {error.strerror or error}; "
         "name another folder as index_folder"
     )

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..anyres import Layout, num_features
 from ..conversation import list_of, turns_of
+from ..errors import WrongValue
 from ..image_processing_llada_v import LAYOUTS
 from ..images import load_image, open_picture
 from ..processes import calm_worker
@@ -139,7 +140,7 @@ class PieceWriter(LladaVProcessor):
 def check_length(length: int, max_length: int) -> None:
     """Raise ValueError for a record that is too long. It is never cut: that would lose its answer or half a picture."""
     if length > max_length:
-        raise ValueError(
+        raise WrongValue(
             f"{length} tokens are more than max_length {max_length}; raise max_length or remove the record"
         )
 

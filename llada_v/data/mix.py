@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..conversation import NO_THINK, THINK
+from ..errors import WrongValue
 from .sources import name_of, parsed, read_entries
 from .writing import write_array
 
@@ -24,7 +25,7 @@ def ratio_of(normal: int, reasoning: int) -> tuple[int, int]:
     Of two as close it is the simpler. Nothing on one side gives 1:0 or 0:1. Raises ValueError for nothing at all.
     """
     if not normal and not reasoning:
-        raise ValueError("both files are empty; there is nothing to mix")
+        raise WrongValue("both files are empty; there is nothing to mix")
     if not normal or not reasoning:
         return (1, 0) if normal else (0, 1)
     wide = range(1, MAX_RATIO + 1)
@@ -50,7 +51,7 @@ def with_suffixes(record: dict, suffix_of) -> dict:
     for turn in turns:
         if isinstance(turn, dict) and turn.get("from") == "human":
             if not isinstance(turn.get("value"), str):
-                raise ValueError(f"a human turn has the value {turn.get('value')!r}; expected a text")
+                raise WrongValue(f"a human turn has the value {turn.get('value')!r}; expected a text")
             turn = turn | {"value": turn["value"] + suffix_of()}
         written.append(turn)
     return record | {"conversations": written}
@@ -62,7 +63,7 @@ def records_of(file: Path, suffix_of) -> Iterator[dict]:
         try:
             yield with_suffixes(parsed(entry), suffix_of)
         except ValueError as error:
-            raise ValueError(f"record {name_of(entry)} of {file}: {error}") from error
+            raise WrongValue(f"record {name_of(entry)} of {file}: {error}") from error
 
 
 def mix(normal: str | Path, reasoning: str | Path, output: str | Path, seed: int) -> tuple[int, int, tuple[int, int]]:
@@ -73,7 +74,7 @@ def mix(normal: str | Path, reasoning: str | Path, output: str | Path, seed: int
     """
     normal, reasoning, output = Path(normal), Path(reasoning), Path(output)
     if output.resolve() in (normal.resolve(), reasoning.resolve()):
-        raise ValueError(f"{output} is one of the files to read; write the mixture to another")
+        raise WrongValue(f"{output} is one of the files to read; write the mixture to another")
     counts = [sum(1 for _ in read_entries(file, may_be_empty=True)) for file in (normal, reasoning)]
     ratio = ratio_of(*counts)
     draw = random.Random(seed)

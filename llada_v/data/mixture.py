@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import MissingFile, WrongValue
 from .sources import SUFFIXES
 from .yaml_text import read_yaml
 
@@ -50,7 +51,7 @@ def list_sources(data: str | list[str], image_root: str | list[str]) -> list[Sou
                 sources.append(Source(Path(name), "all", roots_of(image_root)))
             check_number(len(sources), "data")
     if not sources:
-        raise ValueError("data names no file; give at least one")
+        raise WrongValue("data names no file; give at least one")
     for source in sources:
         check_source(source)
     return sources
@@ -64,13 +65,13 @@ def roots_of(image_root: str | list[str]) -> tuple[str, ...]:
 def check_source(source: Source) -> None:
     """Raise unless the file is there and of a known kind, its strategy is understood and its image roots exist."""
     if source.file.suffix not in SUFFIXES:
-        raise ValueError(f"{source.file}: a data file ends in {', '.join(SUFFIXES)}, a mixture of them in .yaml")
+        raise WrongValue(f"{source.file}: a data file ends in {', '.join(SUFFIXES)}, a mixture of them in .yaml")
     if not source.file.is_file():
-        raise FileNotFoundError(f"no data file at {source.file}; see data/README.md for where each data set goes")
+        raise MissingFile(f"no data file at {source.file}; see data/README.md for where each data set goes")
     parse_strategy(source.strategy)
     for root in source.image_roots:
         if not Path(root).is_dir():
-            raise FileNotFoundError(
+            raise MissingFile(
                 f"no image root at {root}; image_root names the folders that relative picture paths start from"
             )
 
@@ -86,7 +87,7 @@ def expand_braces(pattern: str) -> list[str]:
         if numbers:
             first, last = numbers.groups()
             if max(len(first), len(last)) > MAX_DIGITS:
-                raise ValueError(f"{pattern:.200} has a number of more than {MAX_DIGITS} digits")
+                raise WrongValue(f"{pattern:.200} has a number of more than {MAX_DIGITS} digits")
             check_number(int(last) - int(first) + 1, pattern)
             choices.append([f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)])
         elif part.startswith("{") and part.endswith("}"):
@@ -96,14 +97,14 @@ def expand_braces(pattern: str) -> list[str]:
         check_number(math.prod(len(words) for words in choices), pattern)
     names = ["".join(words) for words in itertools.product(*choices)]
     if not names or any("{" in name or "}" in name for name in names):
-        raise ValueError(f"{pattern:.200} has braces that stand for nothing; write {{a,b}} or {{000..012}}")
+        raise WrongValue(f"{pattern:.200} has braces that stand for nothing; write {{a,b}} or {{000..012}}")
     return names
 
 
 def check_number(count: int, what: str | Path) -> None:
     """Raise ValueError for more files than are read as one data set."""
     if count > MAX_FILES:
-        raise ValueError(f"{what!s:.200} stands for {count:,} files, more than the {MAX_FILES:,} of one data set")
+        raise WrongValue(f"{what!s:.200} stands for {count:,} files, more than the {MAX_FILES:,} of one data set")
 
 
 def read_mixture(file: Path, image_root: str | list[str]) -> list[Source]:
@@ -111,18 +112,18 @@ def read_mixture(file: Path, image_root: str | list[str]) -> list[Source]:
     mixture = read_yaml(file, "see data/README.md for what a mixture looks like")
     entries = mixture.get("datasets") if isinstance(mixture, dict) else None
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError(f"{file} is not a mixture: expected 'datasets', a list of entries with 'json_path'")
+        raise WrongValue(f"{file} is not a mixture: expected 'datasets', a list of entries with 'json_path'")
     sources: list[Source] = []
     for entry in entries:
         strategy, root = entry.get("sampling_strategy", "all"), entry.get("image_root", image_root)
         texts = [entry.get("json_path"), strategy, *(root if isinstance(root, list) else [root])]
         if set(entry) - set(KEYS) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(
+            raise WrongValue(
                 f"{file}: an entry has the keys {', '.join(KEYS)}, the last two optional; found {entry!r:.300}"
             )
         names = expand_braces(entry["json_path"])
         if any(name.endswith((".yaml", ".yml")) for name in names):
-            raise ValueError(f"{file} names the mixture {entry['json_path']}; a mixture names data files alone")
+            raise WrongValue(f"{file} names the mixture {entry['json_path']}; a mixture names data files alone")
         sources += [Source(Path(name), strategy, roots_of(root)) for name in names]
         check_number(len(sources), file)
     return sources
@@ -134,10 +135,10 @@ def parse_strategy(strategy: str) -> tuple[str, int, bool]:
         return "all", 0, False
     match = re.fullmatch(r"(first|end|random):(\d+)(%?)", strategy)
     if not match:
-        raise ValueError(f"sampling_strategy is {strategy!r}; write {STRATEGIES}")
+        raise WrongValue(f"sampling_strategy is {strategy!r}; write {STRATEGIES}")
     where, count, is_share = match[1], int(match[2]), bool(match[3])
     if count < 1 or is_share and count > 100:
-        raise ValueError(f"sampling_strategy {strategy!r} takes {count}{match[3]}; it must be at least 1, at most 100%")
+        raise WrongValue(f"sampling_strategy {strategy!r} takes {count}{match[3]}; it must be at least 1, at most 100%")
     return where, count, is_share
 
 
@@ -152,7 +153,7 @@ def select(strategy: str, total: int, seed: list[int]) -> range | np.ndarray:
         return range(total)
     count = math.ceil(count * total / 100) if is_share else count
     if count > total:
-        raise ValueError(f"sampling_strategy {strategy!r} asks for {count} of {total} records; lower it, or say all")
+        raise WrongValue(f"sampling_strategy {strategy!r} asks for {count} of {total} records; lower it, or say all")
     if where == "first":
         return range(count)
     if where == "end":

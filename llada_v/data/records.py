@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..conversation import IMAGE, list_of
+from ..errors import MissingFile, WrongValue
 from ..images import picture_suffixes
 from ..video import VIDEO_SUFFIXES
 from .index import RecordIndex, open_index
@@ -25,7 +26,7 @@ OTHER_NAMES = re.compile(
 )
 
 
-class BadRecord(ValueError):
+class BadRecord(WrongValue):
     """What is wrong with one record, with its id.
 
     Out of a loader's worker process comes the same message, without the trace that torch puts before it.
@@ -74,7 +75,7 @@ def with_files(record: dict, blobs: tuple[Blob, ...], source: Source) -> dict:
     """
     names = {key: names_of(record, key) for key in ("image", "video")}
     if len(names["video"]) > 1:
-        raise ValueError(f"a record has one video; this one names {len(names['video'])}")
+        raise WrongValue(f"a record has one video; this one names {len(names['video'])}")
     if source.file.suffix == ".tar":
         found = files_beside(names, blobs)
         files = {key: [read_blob(source.file, blob) for blob in found[key]] for key in found}
@@ -90,7 +91,7 @@ def names_of(record: dict, key: str) -> list:
     names = [] if record.get(key) == "" else list_of(record.get(key))
     for name in names:
         if isinstance(name, str) and (not name.strip() or os.path.normpath(name) in (".", "..")):
-            raise ValueError(f'{key!r} names {name!r}, which is no file; null, "" or [] stand for none')
+            raise WrongValue(f'{key!r} names {name!r}, which is no file; null, "" or [] stand for none')
     return names
 
 
@@ -98,10 +99,10 @@ def check_text_record(record: dict) -> None:
     """Raise ValueError for a record without files that seems to be meant to have some."""
     for key, value in record.items():
         if OTHER_NAMES.fullmatch(key) and value not in (None, "", []):
-            raise ValueError(f"nothing reads its key {key!r}; a record names files under 'image' or 'video'")
+            raise WrongValue(f"nothing reads its key {key!r}; a record names files under 'image' or 'video'")
     for key in {"image", "video"} & record.keys():
         if IMAGE in json.dumps(record.get("conversations"), ensure_ascii=False):
-            raise ValueError(
+            raise WrongValue(
                 f"{key!r} is {record[key]!r}, but its text has {IMAGE}; name the file, or leave the key out to have "
                 f"{IMAGE} read as text"
             )
@@ -115,11 +116,11 @@ def files_beside(names: dict[str, list], blobs: tuple[Blob, ...]) -> dict[str, l
         kind = "video" if suffix in VIDEO_SUFFIXES else "image" if suffix in picture_suffixes() else None
         if kind is None or blob.size == NO_FILE:
             told = "a link, not a file" if blob.size == NO_FILE else "neither a picture nor a video that can be read"
-            raise ValueError(f"{blob.name} beside it in the tar is {told}; mend it, or leave it out of the tar")
+            raise WrongValue(f"{blob.name} beside it in the tar is {told}; mend it, or leave it out of the tar")
         kinds[kind].append(blob)
     if not any(names.values()):
         if all(kinds.values()):
-            raise ValueError("a picture and a video lie beside it in the tar; name the one that is meant")
+            raise WrongValue("a picture and a video lie beside it in the tar; name the one that is meant")
         return kinds
     by_name = {blob.name: blob for blob in blobs}
     return {kind: chosen_blobs(names[kind], by_name, kinds[kind], kind) if names[kind] else [] for kind in names}
@@ -130,7 +131,7 @@ def chosen_blobs(names: list, by_name: dict[str, Blob], blobs: list[Blob], kind:
     if all(isinstance(name, str) and Path(name).name in by_name for name in names):
         return [by_name[Path(name).name] for name in names]
     if len(names) != len(blobs):
-        raise ValueError(f"it names {len(names)} files as {kind}, but the tar holds {len(blobs)} beside it")
+        raise WrongValue(f"it names {len(names)} files as {kind}, but the tar holds {len(blobs)} beside it")
     return blobs
 
 
@@ -150,4 +151,4 @@ def find(name, roots: tuple[str, ...]):
     for root in roots:
         if (path := Path(root) / name).exists():
             return path
-    raise FileNotFoundError(f"no picture or video at {name} under any of {', '.join(roots)}")
+    raise MissingFile(f"no picture or video at {name} under any of {', '.join(roots)}")

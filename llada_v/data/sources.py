@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import MissingFile, WrongValue
 from ..images import is_left_behind
 
 SUFFIXES = (".json", ".jsonl", ".tar")
@@ -47,15 +48,15 @@ def read_entries(file: str | Path, may_be_empty: bool = False) -> Iterator[Entry
     file = Path(file)
     readers = {".json": array_entries, ".jsonl": line_entries, ".tar": tar_entries}
     if file.suffix not in readers:
-        raise ValueError(f"{file} is not a kind of data file that can be read; expected one of {', '.join(SUFFIXES)}")
+        raise WrongValue(f"{file} is not a kind of data file that can be read; expected one of {', '.join(SUFFIXES)}")
     if not file.is_file():
-        raise FileNotFoundError(f"no data file at {file}; see data/README.md for where each data set goes")
+        raise MissingFile(f"no data file at {file}; see data/README.md for where each data set goes")
     is_empty = True
     for entry in readers[file.suffix](file):
         is_empty = False
         yield entry
     if is_empty and not may_be_empty:
-        raise ValueError(f"{file} holds no record; expected at least one")
+        raise WrongValue(f"{file} holds no record; expected at least one")
 
 
 def parsed(entry: Entry) -> dict:
@@ -67,7 +68,7 @@ def parsed(entry: Entry) -> dict:
     try:
         text = entry.text.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise WrongValue(
             f"it is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}); "
             "convert its file, from Latin-1 with: iconv -f LATIN1 -t UTF-8 FILE > NEW"
         ) from error
@@ -76,13 +77,13 @@ def parsed(entry: Entry) -> dict:
         if text.count("{") + text.count("[") > MAX_DEPTH:
             check_depth(record, MAX_DEPTH)
     except RecursionError:
-        raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from None
+        raise WrongValue(f"it is nested more than {MAX_DEPTH} deep") from None
     except ValueError as error:
-        raise ValueError(f"it is not valid JSON: {error}") from error
+        raise WrongValue(f"it is not valid JSON: {error}") from error
     if not isinstance(record, dict):
-        raise ValueError(f"a record is a JSON object; this one is {record!r:.60}")
+        raise WrongValue(f"a record is a JSON object; this one is {record!r:.60}")
     if (half := lone_surrogate(record, text)) is not None:
-        raise ValueError(f"it holds half a character, {half!r} (a lone surrogate), which is no text; mend or remove it")
+        raise WrongValue(f"it holds half a character, {half!r} (a lone surrogate), which is no text; mend or remove it")
     return record
 
 
@@ -101,7 +102,7 @@ def unique(pairs: list[tuple[str, object]]) -> dict:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.80} is there twice")
+        raise WrongValue(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.80} is there twice")
     return found
 
 
@@ -109,7 +110,7 @@ def finite(digits: str) -> float:
     """The number of these digits. Raises ValueError for one that is too large, or none: JSON has no NaN."""
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError(f"{digits:.20} is no number of JSON; write null where there is none")
+        raise WrongValue(f"{digits:.20} is no number of JSON; write null where there is none")
     return number
 
 
@@ -119,7 +120,7 @@ STRICT = json.JSONDecoder(object_pairs_hook=unique, parse_float=finite, parse_co
 def check_depth(value, left: int) -> None:
     """Raise ValueError where lists and objects are more than `left` deep inside each other."""
     if left < 0:
-        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+        raise WrongValue(f"it is nested more than {MAX_DEPTH} deep")
     for part in value.values() if isinstance(value, dict) else value:
         if isinstance(part, (dict, list)):
             check_depth(part, left - 1)
@@ -144,7 +145,7 @@ def check_encoding(file: Path) -> None:
     if is_marked or b"\0" in start:
         bits = 32 if start.count(b"\0") >= (2 if is_marked else 3) else 16
         order = "" if is_marked else "LE" if start[:1] != b"\0" else "BE"
-        raise ValueError(
+        raise WrongValue(
             f"{file} is UTF-{bits} text, not UTF-8; convert it: iconv -f UTF-{bits}{order} -t UTF-8 {file} > NEW"
         )
 
@@ -158,7 +159,7 @@ def array_entries(file: Path) -> Iterator[Entry]:
         if first != "[":
             hint = "; JSON Lines end in .jsonl" if first == "{" else ""
             found = f"it starts with {first!r}" if first else "it is empty"
-            raise ValueError(f"{file} must hold an array of records, but {found}{hint}")
+            raise WrongValue(f"{file} must hold an array of records, but {found}{hint}")
         number = 0
         if buffer.next_letter(advance=False) == "]":
             buffer.at += 1
@@ -193,7 +194,7 @@ class ArrayBuffer:
     def fail(self, reason: str, at: int | None = None):
         """Raise the error of a broken file, with the place."""
         place = self.passed + (self.at if at is None else at)
-        raise ValueError(f"{self.file} is not valid JSON: {reason} (character {place:,})")
+        raise WrongValue(f"{self.file} is not valid JSON: {reason} (character {place:,})")
 
     def read_more(self) -> bool:
         """Forget what was passed and read on, at least as much again as is left; False at the end of the file."""
@@ -201,7 +202,7 @@ class ArrayBuffer:
         try:
             more = self.stream.read(max(CHUNK, len(left)))
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self.file} is not UTF-8 text: {error}") from error
+            raise WrongValue(f"{self.file} is not UTF-8 text: {error}") from error
         self.passed += self.at
         self.text, self.at = left + more, 0
         return bool(more)
@@ -234,7 +235,7 @@ class ArrayBuffer:
                 if not is_unfinished or not self.read_more():
                     self.fail(f"record {number}: {error.msg}", place - self.passed)
         if not isinstance(value, dict):
-            raise ValueError(
+            raise WrongValue(
                 f"{self.file} must hold an array of records (JSON objects); number {number} is "
                 f"{self.text[self.at : end]:.60}"
             )
@@ -275,18 +276,18 @@ def tar_entries(file: Path) -> Iterator[Entry]:
                 is_file = member.isfile() and not member.issparse()
                 if suffix.lower() == "json" and is_file:
                     if text is not None:
-                        raise ValueError(f"{file} has {member.name} twice")
+                        raise WrongValue(f"{file} has {member.name} twice")
                     text = tar.extractfile(member).read().strip()
                 else:
                     blobs.append(Blob(name, member.offset_data, member.size if is_file else NO_FILE))
             if key is not None:
                 yield finished(file, key, text, number, blobs)
     except tarfile.TarError as error:
-        raise ValueError(f"{file} cannot be read as an uncompressed tar: {error}") from error
+        raise WrongValue(f"{file} cannot be read as an uncompressed tar: {error}") from error
 
 
 def finished(file: Path, key: tuple[str, str], text: bytes | None, number: int, blobs: list[Blob]) -> Entry:
     """The entry of a tar's sample."""
     if text is None:
-        raise ValueError(f"{file} has no {'/'.join(filter(None, key))}.json beside the other files of that sample")
+        raise WrongValue(f"{file} has no {'/'.join(filter(None, key))}.json beside the other files of that sample")
     return Entry(text, number, tuple(blobs))

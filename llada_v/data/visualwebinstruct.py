@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..conversation import list_of, turns_of
+from ..errors import MissingFile, WrongValue
 from .sources import line_entries, name_of, parsed
 from .writing import write_array
 
@@ -22,9 +23,9 @@ def convert(source: str | Path, target: str | Path) -> int:
     """
     source, target = Path(source), Path(target)
     if not source.is_file():
-        raise FileNotFoundError(f"no file at {source}; give the JSON Lines file of VisualWebInstruct")
+        raise MissingFile(f"no file at {source}; give the JSON Lines file of VisualWebInstruct")
     if source.resolve() == target.resolve():
-        raise ValueError(f"{target} is the file to read; write to another")
+        raise WrongValue(f"{target} is the file to read; write to another")
     return write_array(target, rows_of(source))
 
 
@@ -36,9 +37,9 @@ def rows_of(source: Path) -> Iterator[dict]:
         try:
             yield record_of(parsed(entry), entry.number)
         except ValueError as error:
-            raise ValueError(f"record {name_of(entry)} of {source}: {error}") from error
+            raise WrongValue(f"record {name_of(entry)} of {source}: {error}") from error
     if is_empty:
-        raise ValueError(f"{source} holds no row; expected at least one")
+        raise WrongValue(f"{source} holds no row; expected at least one")
 
 
 def record_of(row: dict, line: int) -> dict:
@@ -48,7 +49,7 @@ def record_of(row: dict, line: int) -> dict:
     image = row.get("image")
     paths = list_of(image)
     if not all(isinstance(path, str) for path in paths):
-        raise ValueError(f"'image' is {image!r}; expected a path, a list of paths, or nothing")
+        raise WrongValue(f"'image' is {image!r}; expected a path, a list of paths, or nothing")
     paths = [path.removeprefix("./").removeprefix(IMAGES) for path in paths]
     if paths:
         record["image"] = paths[0] if isinstance(image, str) else paths

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from ..errors import BadFile
+
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """No room, no more room for this user, a read-only disk, no right to write."""
 
@@ -28,7 +30,7 @@ def whole_file(file: Path, mode: str = "w") -> Iterator[IO]:
         draft.replace(file)
     except OSError as error:
         if error.errno in NOT_WRITABLE and error.filename in (None, str(draft), str(file.parent)):
-            raise type(error)(f"cannot write {file}: {error.strerror}") from error
+            raise BadFile(f"cannot write {file}: {error.strerror}") from error
         raise
     finally:
         draft.unlink(missing_ok=True)

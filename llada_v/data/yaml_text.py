@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from ..errors import MissingFile, WrongValue
 from ..shipped import located
 
 
@@ -15,11 +16,11 @@ def read_yaml(file: str | Path, missing: str):
     """
     found = located(file)
     if not found.is_file():
-        raise FileNotFoundError(f"there is no file {file}; {missing}")
+        raise MissingFile(f"there is no file {file}; {missing}")
     try:
         text = found.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: {error}") from error
+        raise WrongValue(f"{file} is not UTF-8 text: {error}") from error
     return parse_yaml(text, file)
 
 
@@ -32,9 +33,9 @@ def parse_yaml(text: str, where: str | Path):
     try:
         return yaml.load(text, Loader)  # a SafeLoader
     except RecursionError:
-        raise ValueError(f"{where} is not valid YAML: it is nested too deep") from None
+        raise WrongValue(f"{where} is not valid YAML: it is nested too deep") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{where} is not valid YAML: {error}") from error
+        raise WrongValue(f"{where} is not valid YAML: {error}") from error
 
 
 class Loader(yaml.SafeLoader):

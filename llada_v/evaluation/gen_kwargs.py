@@ -8,6 +8,7 @@ import difflib
 import json
 from dataclasses import dataclass, fields, replace
 
+from ..errors import WrongValue
 from ..generation.config import SamplerConfig
 from ..processing_llada_v import LladaVProcessor
 from .prompts import check_think_mode
@@ -89,10 +90,10 @@ def check_autoregressive(name: str, value) -> None:
         known = sorted(SAMPLER_SETTINGS | OTHER_SETTINGS)
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         meant = f"; did you mean {near[0]!r}?" if near else ";"
-        raise ValueError(f"gen_kwargs has {name!r}, which is no setting{meant} There are {', '.join(known)}")
+        raise WrongValue(f"gen_kwargs has {name!r}, which is no setting{meant} There are {', '.join(known)}")
     neutral = AUTOREGRESSIVE[name]
     if neutral is not None and value not in neutral:
-        raise ValueError(
+        raise WrongValue(
             f"gen_kwargs has {name}={value!r}, which the sampler lacks; --gen_kwargs {name}={neutral[-1]} runs the "
             "task without it"
         )

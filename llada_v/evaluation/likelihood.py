@@ -17,6 +17,7 @@ from math import comb
 
 import torch
 
+from ..errors import WrongValue
 from ..generation.config import SamplerConfig
 from ..generation.sampler import broken_model
 
@@ -82,10 +83,10 @@ def log_likelihoods(
     Raises ValueError for an empty answer, fewer than two masks, or a model that gives NaN or inf.
     """
     if num_masks < 2:
-        raise ValueError(f"num_masks is {num_masks}; an error can be estimated from at least 2 masks")
+        raise WrongValue(f"num_masks is {num_masks}; an error can be estimated from at least 2 masks")
     for row, answer in enumerate(answers):
         if not answer:
-            raise ValueError(f"answer {row} has no tokens; its likelihood is not defined")
+            raise WrongValue(f"answer {row} has no tokens; its likelihood is not defined")
     plans = []
     for answer in answers:
         is_few = 2 ** len(answer) - 1 <= num_masks
@@ -157,7 +158,7 @@ def masked_log_probabilities(
         if not found.isfinite().all():
             num_broken = int((~found.isfinite()).sum())
             where = f"in {num_broken} of {len(found)} rows, where the log-likelihood of answers is taken"
-            raise ValueError(broken_model(found, where))
+            raise WrongValue(broken_model(found, where))
         sums.append(found)
         if progress is not None:
             progress(len(rows))

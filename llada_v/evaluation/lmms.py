@@ -22,6 +22,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from ..answering import DEMO_MODEL, load
+from ..errors import WrongValue
 from ..sequence import Sequence
 from .gen_kwargs import Settings, settings_of
 from .likelihood import are_greedy, log_likelihoods
@@ -33,7 +34,7 @@ ON_BAD_DOCUMENT = "LLADA_V_ON_BAD_DOCUMENT"
 WINDOW = 4  # batches that are prepared ahead and sorted by length together; a killed run loses at most these
 
 
-class BadDocument(ValueError):
+class BadDocument(WrongValue):
     """A document that no prompt can be made of; the message names it."""
 
 
@@ -122,17 +123,17 @@ class LladaV(lmms):
     ):
         super().__init__()
         if unknown:
-            raise ValueError(
+            raise WrongValue(
                 f"model_args has {', '.join(sorted(unknown))}; the model llada_v takes pretrained, device, batch_size, "
                 "dtype, attn_implementation, reproduce_original, on_bad_document, num_masks, seed and log"
             )
         if not str(batch_size).isdigit() or int(batch_size) < 1:
-            raise ValueError(f"batch_size is {batch_size!r}; give a whole number of at least 1")
+            raise WrongValue(f"batch_size is {batch_size!r}; give a whole number of at least 1")
         on_bad_document = on_bad_document or os.environ.get(ON_BAD_DOCUMENT, "error")
         if on_bad_document not in BAD_DOCUMENT:
-            raise ValueError(f"on_bad_document is {on_bad_document!r}; choose one of {', '.join(BAD_DOCUMENT)}")
+            raise WrongValue(f"on_bad_document is {on_bad_document!r}; choose one of {', '.join(BAD_DOCUMENT)}")
         if reproduce_original and not self.is_simple:
-            raise ValueError("reproduce_original needs the benchmarks' plain prompts; add --force_simple")
+            raise WrongValue("reproduce_original needs the benchmarks' plain prompts; add --force_simple")
         self.accelerator = Accelerator()
         if device is None or self.accelerator.num_processes > 1:
             device = self.accelerator.device
@@ -198,7 +199,7 @@ class LladaV(lmms):
     def halve(self, size: int, request, error: torch.OutOfMemoryError) -> None:
         """Go on with half the batch size. Raises ValueError where there is no half."""
         if size == 1:
-            raise ValueError(
+            raise WrongValue(
                 f"document {request.doc_id} of {request.task_name} does not fit into the device's memory, alone in its "
                 "batch; give fewer gen_length, pictures or another device"
             ) from error
@@ -308,7 +309,7 @@ class LladaV(lmms):
         """
         for request in requests:
             if len(request.args) != 6:
-                raise ValueError(
+                raise WrongValue(
                     f"task {request.task_name} asks for the likelihood of an answer without its question "
                     "(acc_mutual_info); that is not supported, remove the metric"
                 )

@@ -10,6 +10,8 @@ import ast
 import math
 import re
 
+from ..errors import WrongValue
+
 RELATIVE_TOLERANCE = 1e-3  # of two numbers that are the same but for rounding along the way
 LARGEST_EXPONENT = 64  # of a power that is worked out
 LONGEST = 200  # characters of a formula
@@ -198,7 +200,7 @@ def worked_out(node: ast.AST) -> float:
             return left / right
         if isinstance(node.op, ast.Pow) and abs(right) <= LARGEST_EXPONENT and left >= 0:
             return left**right
-    raise ValueError("no number")
+    raise WrongValue("no number")
 
 
 def is_close(a: float | None, b: float | None) -> bool:

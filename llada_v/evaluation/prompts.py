@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..conversation import IMAGE, NO_THINK, SYSTEM_PROMPT, THINK, check_count, pieces_of, read_messages
+from ..errors import WrongValue
 from ..processing_llada_v import LladaVProcessor
 from ..sequence import Sequence
 
@@ -20,7 +21,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".we
 def check_think_mode(think_mode: str | None) -> None:
     """Raise ValueError unless it is one of `THINK_MODES`, or None: no suffix."""
     if think_mode is not None and think_mode not in THINK_MODES:
-        raise ValueError(f"think_mode is {think_mode!r}; choose one of {', '.join(THINK_MODES)}, or leave it out")
+        raise WrongValue(f"think_mode is {think_mode!r}; choose one of {', '.join(THINK_MODES)}, or leave it out")
 
 
 def kind_of(visual) -> str:
@@ -31,7 +32,7 @@ def kind_of(visual) -> str:
         return "image" if Path(visual).suffix.lower() in IMAGE_SUFFIXES else "video"
     if isinstance(visual, (list, tuple, np.ndarray)):
         return "video"
-    raise ValueError(f"a visual is a PIL image, a path or a list of frames, not {type(visual).__name__}")
+    raise WrongValue(f"a visual is a PIL image, a path or a list of frames, not {type(visual).__name__}")
 
 
 def messages_of(context: str, visuals: list) -> list[dict]:
@@ -68,9 +69,9 @@ def part_of(part: dict) -> dict:
     if kind == "text":
         return {"type": "text", "text": part["text"]}
     if kind not in ("image", "video"):
-        raise ValueError(f"a message holds {kind}; the model takes text, images and videos")
+        raise WrongValue(f"a message holds {kind}; the model takes text, images and videos")
     if part["url"] is None:
-        raise ValueError(f"a message holds an {kind} that is None")
+        raise WrongValue(f"a message holds an {kind} that is None")
     return {"type": kind, kind: part["url"]}
 
 
@@ -82,7 +83,7 @@ def in_place(parts: list[dict]) -> list[dict]:
     text = "".join(part["text"] for part in parts if part["type"] == "text")
     pieces = text.split(IMAGE)
     if len(pieces) - 1 != len(visuals):
-        raise ValueError(f"the text has {len(pieces) - 1} {IMAGE} for {len(visuals)} pictures or videos")
+        raise WrongValue(f"the text has {len(pieces) - 1} {IMAGE} for {len(visuals)} pictures or videos")
     placed = []
     for visual, piece in zip([None, *visuals], pieces, strict=True):
         placed += ([visual] if visual else []) + ([{"type": "text", "text": piece}] if piece else [])
@@ -102,7 +103,7 @@ def original_prompt(processor: LladaVProcessor, context: str, visuals: list, thi
     images = [visual for visual in visuals if kind_of(visual) == "image"]
     videos = [visual for visual in visuals if kind_of(visual) == "video"]
     if images and videos:
-        raise ValueError(f"the question has {len(images)} images and {len(videos)} videos; one kind at a time")
+        raise WrongValue(f"the question has {len(images)} images and {len(videos)} videos; one kind at a time")
     pieces = pieces_of(question, bool(visuals))
     check_count(pieces, visuals, "the question")
     turns = [("system", [SYSTEM_PROMPT]), ("user", pieces)]

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..errors import WrongValue
 from ..fields import check, documented, setting
 from ..shipped import shipped
 
@@ -68,5 +69,5 @@ def node_rank(nodes: int) -> int:
     if nodes == 1:
         return 0
     if not os.environ.get("MASTER_ADDR"):
-        raise ValueError(f"{nodes} nodes need MASTER_ADDR, the name of the first one")
+        raise WrongValue(f"{nodes} nodes need MASTER_ADDR, the name of the first one")
     return int(next((os.environ[name] for name in NODE_RANK if os.environ.get(name)), 0))

@@ -11,6 +11,7 @@ from statistics import fmean
 from PIL import Image
 
 from ..charts import Bar, bars
+from ..errors import WrongValue
 from .settings import Benchmark, Score
 
 COLUMNS = ("task", "score", "paper", "difference", "seconds", "documents", "skipped", "scored by", "settings")
@@ -112,7 +113,7 @@ def rows_of(benchmark: Benchmark, results: dict, log: list[dict], settings: str)
             continue
         if value is None:
             metrics = sorted({key for task in results["results"].values() for key in task if "_stderr" not in key})
-            raise ValueError(f"lmms-eval's results have no metric {score.metric!r}; there are {', '.join(metrics)}")
+            raise WrongValue(f"lmms-eval's results have no metric {score.metric!r}; there are {', '.join(metrics)}")
         name = f"{benchmark.name} {score.name}".strip()
         rows.append(Row(task=name, by=score.by, score=value * score.scale, paper=score.paper, **shared))
     return rows

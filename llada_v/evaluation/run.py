@@ -20,6 +20,7 @@ from pkgutil import resolve_name
 import torch
 
 from ..checkpoint.files import local_folder
+from ..errors import NoPackage
 from ..generation.config import SamplerConfig
 from ..generation.sampler import ANSWERS_VERSION
 from ..processing_llada_v import LladaVProcessor
@@ -74,7 +75,7 @@ def check_installed() -> None:
     try:
         version("lmms_eval")
     except PackageNotFoundError as error:
-        raise ImportError("benchmarks need lmms-eval: bash init_env.sh eval, or pip install 'llada-v[eval]'") from error
+        raise NoPackage("benchmarks need lmms-eval: bash init_env.sh eval, or pip install 'llada-v[eval]'") from error
 
 
 def facts_of(plan: Evaluation) -> dict:

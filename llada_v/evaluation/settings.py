@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.yaml_text import read_yaml
+from ..errors import WrongValue
 from .gen_kwargs import SAMPLER_SETTINGS
 from .prompts import check_think_mode
 from .request import SETTINGS_FILE
@@ -37,7 +38,7 @@ class Score:
 
     def __post_init__(self):
         if self.by not in JUDGES:
-            raise ValueError(f"by is {self.by!r}; choose one of {', '.join(JUDGES)}")
+            raise WrongValue(f"by is {self.by!r}; choose one of {', '.join(JUDGES)}")
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def benchmark_of(name: str, row: dict, every: dict, where: str) -> Benchmark:
     check_keys(row, SAMPLER_SETTINGS | others, where)
     check_keys(row.get("fast") or {}, SAMPLER_SETTINGS, f"{where}, fast")
     if not row.get("scores"):
-        raise ValueError(f"{where} has no scores; name at least one metric")
+        raise WrongValue(f"{where} has no scores; name at least one metric")
     scores = []
     for score in row["scores"]:
         check_keys(score, [field.name for field in dataclasses.fields(Score)], f"{where}, scores")
@@ -112,7 +113,7 @@ def benchmark_of(name: str, row: dict, every: dict, where: str) -> Benchmark:
     try:
         check_think_mode(row.get("think_mode"))
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise WrongValue(f"{where}: {error}") from error
     given = {key: value for key, value in row.items() if key in others and value is not None}
     given |= {key: tuple(given[key]) for key in ("until", "tasks") if key in given}
     sampler = every | {key: value for key, value in row.items() if key in SAMPLER_SETTINGS}
@@ -122,12 +123,12 @@ def benchmark_of(name: str, row: dict, every: dict, where: str) -> Benchmark:
 def check_keys(table, known, where: str) -> None:
     """Raise ValueError unless it is a table whose keys are all known."""
     if not isinstance(table, dict):
-        raise ValueError(f"{where} is {table!r}; expected keys: {', '.join(sorted(known))}")
+        raise WrongValue(f"{where} is {table!r}; expected keys: {', '.join(sorted(known))}")
     for key in table:
         if key not in known:
             near = difflib.get_close_matches(str(key), list(known), n=1)
             meant = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"{where} has the key {key!r}; {meant}There are {', '.join(sorted(known))}")
+            raise WrongValue(f"{where} has the key {key!r}; {meant}There are {', '.join(sorted(known))}")
 
 
 def chosen_tasks(settings: dict[str, Benchmark], names: str | None) -> list[Benchmark]:
@@ -147,6 +148,6 @@ def chosen_tasks(settings: dict[str, Benchmark], names: str | None) -> list[Benc
         if name not in settings and name not in groups:
             near = difflib.get_close_matches(name, [*settings, *groups], n=3)
             meant = f"did you mean {' or '.join(near)}? " if near else ""
-            raise ValueError(f"no task {name!r} in the settings; {meant}There are {', '.join([*groups, *settings])}")
+            raise WrongValue(f"no task {name!r} in the settings; {meant}There are {', '.join([*groups, *settings])}")
         found += [task for task in groups.get(name, [settings.get(name)]) if task not in found]
     return found

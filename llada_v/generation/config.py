@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from ..errors import WrongValue
 from ..fields import check, documented, setting
 from ..json_text import shown
 
@@ -165,7 +166,7 @@ class SamplerConfig:
         check(self)
         for name, (owner, value, _) in BELONGS.items():
             if getattr(self, name) is not None and getattr(self, owner) != value:
-                raise ValueError(
+                raise WrongValue(
                     f"{name} is {getattr(self, name)!r}, but {owner} is {getattr(self, owner)!r}; "
                     f"leave {name} out or set {owner}={value!r}"
                 )
@@ -192,28 +193,28 @@ class SamplerConfig:
         canvas, block, steps = self.canvas_length, self.resolved.block_length, self.resolved.steps
         if self.gen_length == AUTO:
             if block > canvas:
-                raise ValueError(
+                raise WrongValue(
                     f"block_length {block}, which the canvas starts with, is more than max_gen_length {canvas}; "
                     "raise max_gen_length"
                 )
             if steps != canvas:
-                raise ValueError(
+                raise WrongValue(
                     f"steps is {steps}, but gen_length={AUTO!r} has no fixed canvas to share among steps; "
                     "leave steps out, or choose a rule that reveals several tokens a step"
                 )
             return
         if canvas % block:
-            raise ValueError(
+            raise WrongValue(
                 f"gen_length {canvas} is not a multiple of block_length {block}; "
                 f"try gen_length={-(-canvas // block) * block} or block_length={canvas}"
             )
         if self.rule != "top_k" and steps != canvas:
-            raise ValueError(
+            raise WrongValue(
                 f"steps is {steps}, but rule {self.rule!r} decides itself how many tokens a step reveals; "
                 "leave steps out or set rule='top_k'"
             )
         if steps % self.num_blocks:
-            raise ValueError(
+            raise WrongValue(
                 f"steps {steps} cannot be shared by {self.num_blocks} blocks; "
                 f"try steps={-(-steps // self.num_blocks) * self.num_blocks}"
             )
@@ -223,32 +224,32 @@ class SamplerConfig:
         stops = self.stop_token_ids or []
         for stop in stops:
             if not is_ids(stop) or not len(stop):
-                raise ValueError(
+                raise WrongValue(
                     f"stop_token_ids has {shown(stop)}; each stop is a non-empty list of ids, for example [[126348]]"
                 )
             if len(stop) > self.canvas_length:
-                raise ValueError(
+                raise WrongValue(
                     f"the stop {shown(stop)} is longer than gen_length {self.canvas_length}; raise gen_length"
                 )
         for stop in stops:
             for other in stops:
                 if len(other) < len(stop) and list(stop[: len(other)]) == list(other):
-                    raise ValueError(
+                    raise WrongValue(
                         f"the stop {shown(stop)} starts with the stop {shown(other)} and can never end an answer "
                         "first; leave the longer one out"
                     )
         if self.suffix_token_ids is not None and not is_ids(self.suffix_token_ids):
-            raise ValueError(f"suffix_token_ids is {shown(self.suffix_token_ids)}; it must be a list of ids")
+            raise WrongValue(f"suffix_token_ids is {shown(self.suffix_token_ids)}; it must be a list of ids")
         texts = self.stop_strings or []
         for text in texts:
             if not 0 < len(text) <= MOST_STOP_LETTERS:
-                raise ValueError(
+                raise WrongValue(
                     f"stop_strings has {shown(text)}; each is a text of 1 to {MOST_STOP_LETTERS} letters, such as '.'"
                 )
         if len(stops) + len(texts) > MOST_STOPS:
-            raise ValueError(f"{len(stops) + len(texts)} stops are given; there may be {MOST_STOPS}")
+            raise WrongValue(f"{len(stops) + len(texts)} stops are given; there may be {MOST_STOPS}")
         if self.gen_length == AUTO and self.stop_token_ids is not None and not (stops or texts):
-            raise ValueError(f"gen_length={AUTO!r} needs a stop to look for; give stop_token_ids or a length")
+            raise WrongValue(f"gen_length={AUTO!r} needs a stop to look for; give stop_token_ids or a length")
 
     def _check_combinations(self) -> None:
         """Settings that exclude each other."""
@@ -297,7 +298,7 @@ class SamplerConfig:
             ),
         ):
             if wrong:
-                raise ValueError(told)
+                raise WrongValue(told)
 
     @property
     def canvas_length(self) -> int:

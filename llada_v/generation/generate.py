@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch.nn.functional import pad
 
+from ..errors import WrongValue
 from .cache import Cache, Scope
 from .config import SamplerConfig
 from .keywords import read_keywords
@@ -177,18 +178,18 @@ class SamplerMixin:
         asked = read_keywords(keywords, sampler, generation_config, own, prompt_length, config)
         sampler, copies = asked.sampler, asked.num_return_sequences
         if streamer is not None and len(input_ids) * copies != 1:
-            raise ValueError(f"a streamer shows one answer, and there are {len(input_ids) * copies}; use a callback")
+            raise WrongValue(f"a streamer shows one answer, and there are {len(input_ids) * copies}; use a callback")
         stops = [[config.eot_token_id]] if sampler.stop_token_ids is None else sampler.stop_token_ids
         decode = None if tokenizer is None else partial(tokenizer.decode, skip_special_tokens=True)
         if sampler.stop_strings:
             if tokenizer is None:
-                raise ValueError("stop_strings are looked for in decoded answers; give tokenizer=processor.tokenizer")
+                raise WrongValue("stop_strings are looked for in decoded answers; give tokenizer=processor.tokenizer")
             special, texts = by_kind(sampler.stop_strings, tokenizer)
             stops, sampler = [*stops, *special], replace(sampler, stop_strings=texts)
         suffix = torch.tensor(sampler.suffix_token_ids or [], dtype=torch.long, device=device)
         total = prompt_length + sampler.canvas_length + len(suffix)
         if total > config.text_config.max_position_embeddings:
-            raise ValueError(
+            raise WrongValue(
                 f"prompt {prompt_length} + answer {sampler.canvas_length} + suffix {len(suffix)} = {total} tokens, "
                 f"more than the model's {config.text_config.max_position_embeddings} positions; "
                 "shorten the prompt, the pictures or gen_length"
@@ -196,9 +197,9 @@ class SamplerMixin:
         vocabulary = config.text_config.vocab_size
         largest = max((token for ids in (*stops, sampler.suffix_token_ids or []) for token in ids), default=0)
         if largest >= vocabulary:
-            raise ValueError(f"a suffix or stop has the id {largest}, outside the vocabulary of {vocabulary} ids")
+            raise WrongValue(f"a suffix or stop has the id {largest}, outside the vocabulary of {vocabulary} ids")
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
-            raise ValueError(
+            raise WrongValue(
                 f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}; "
                 "they must be equal"
             )

@@ -6,6 +6,7 @@ name; none is ignored. Knows no model and no transformers: a GenerationConfig is
 
 from dataclasses import dataclass
 
+from ..errors import WrongValue
 from .config import SamplerConfig
 
 OF_SAMPLER = ("max_new_tokens", "max_length", "do_sample", "temperature", "eos_token_id", "stop_strings")
@@ -72,7 +73,7 @@ def read_keywords(keywords: dict, sampler: SamplerConfig | None, given, own, pro
     pad_token_id = keywords.get("pad_token_id", config.eos_token_id)
     if sampler is not None:
         if both := [name for name in OF_SAMPLER if name in keywords]:
-            raise ValueError(f"give sampler or {', '.join(both)}, not both: the sampler has fields for it")
+            raise WrongValue(f"give sampler or {', '.join(both)}, not both: the sampler has fields for it")
     else:
         settings = {}
         for source in (own, given):
@@ -92,9 +93,9 @@ def read_keywords(keywords: dict, sampler: SamplerConfig | None, given, own, pro
         num = settings.get("num_return_sequences", 1)
         pad_token_id = settings.get("pad_token_id", pad_token_id)
     if isinstance(num, bool) or not isinstance(num, int) or num < 1:
-        raise ValueError(f"num_return_sequences is {num!r}; it must be a whole number of at least 1")
+        raise WrongValue(f"num_return_sequences is {num!r}; it must be a whole number of at least 1")
     if num > 1 and not sampler.temperature and sampler.remasking != "random":
-        raise ValueError(f"num_return_sequences is {num}, but without chance all answers are one; set a temperature")
+        raise WrongValue(f"num_return_sequences is {num}, but without chance all answers are one; set a temperature")
     return Asked(sampler, num, pad_token_id)
 
 
@@ -104,14 +105,14 @@ def sampler_of(settings: dict, prompt_length: int, config) -> SamplerConfig:
     if "max_length" in settings and length is None:
         length = settings["max_length"] - prompt_length
         if length < 1:
-            raise ValueError(
+            raise WrongValue(
                 f"max_length is {settings['max_length']}, but the prompt has {prompt_length} tokens; raise it, or give "
                 "max_new_tokens, which counts the answer alone"
             )
     temperature = settings.get("temperature")
     if settings.get("do_sample") is False:
         if temperature not in (None, 0, 1):
-            raise ValueError(f"temperature is {temperature}, but do_sample is False; leave one of them out")
+            raise WrongValue(f"temperature is {temperature}, but do_sample is False; leave one of them out")
         temperature = 0
     elif settings.get("do_sample"):
         temperature = 1.0 if temperature is None else temperature
@@ -120,7 +121,7 @@ def sampler_of(settings: dict, prompt_length: int, config) -> SamplerConfig:
         ids = stops if isinstance(stops, (list, tuple)) else [stops]
         never = set(config.never_generated_ids()) - {config.eos_token_id}
         if wrong := [token for token in ids if token in never]:
-            raise ValueError(f"eos_token_id has {wrong[0]}, which no answer contains; leave it out")
+            raise WrongValue(f"eos_token_id has {wrong[0]}, which no answer contains; leave it out")
         # The end of the text stands for the end of the turn: no answer contains it.
         stops = [[config.eot_token_id if token == config.eos_token_id else token] for token in ids]
     texts = settings.get("stop_strings")
@@ -141,7 +142,7 @@ def check_neutral(asked: dict) -> None:
         if name not in followed and not is_empty(value) and value not in NEUTRAL.get(name, ())
     ]
     if wrong:
-        raise ValueError(
+        raise WrongValue(
             f"{', '.join(sorted(wrong))}: not for a sampler that reveals tokens in any order; leave it out (a "
             "SamplerConfig has its settings)"
         )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from transformers.utils import ModelOutput
 
+from ..errors import WrongValue
 from .cache import Scope, scope_of
 from .config import AUTO, SamplerConfig
 from .lookahead import drafts_of, num_verified
@@ -275,7 +276,7 @@ class Rows:
         hit = is_broken.any(1)
         if hit.any():
             where = f"in {int(hit.sum())} of {len(self.canvas)} rows, after {int(self.step[rows[hit]].max())} steps"
-            raise ValueError(broken_model(scores[is_broken], where))
+            raise WrongValue(broken_model(scores[is_broken], where))
 
     def state(self, revealed: list[list[int]]) -> SamplerState:
         """What a callback sees after a step that revealed these positions."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..errors import NoPackage
 from .alphabet import WORDS
 
 FOUND = ("digit", "print", "icon", "outside")
@@ -293,5 +294,5 @@ def _package(name):
     """The folder of an installed package. Raises ModuleNotFoundError with what to install."""
     spec = find_spec(name)
     if spec is None:
-        raise ModuleNotFoundError(f"no package {name}, which brings pictures of the small world; install it: {INSTALL}")
+        raise NoPackage(f"no package {name}, which brings pictures of the small world; install it: {INSTALL}")
     return Path(spec.origin).parent

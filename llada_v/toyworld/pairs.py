@@ -3,6 +3,7 @@
 This file knows scenes and questions about them; it never looks at pixels.
 """
 
+from ..errors import WrongValue
 from .questions import Question, a, dense_caption, name_of
 from .scenes import COLORS, SHAPES
 
@@ -18,7 +19,7 @@ def pair_questions(first, second, rng):
     """
     scenes = (first, second)
     if any(scene.kind != "shapes" for scene in scenes):
-        raise ValueError(f"found scenes of kinds {[s.kind for s in scenes]}, expected two of kind 'shapes'")
+        raise WrongValue(f"found scenes of kinds {[s.kind for s in scenes]}, expected two of kind 'shapes'")
     questions = [*_which_shows(scenes, rng), *_which_has_more(scenes, rng), *_both_show(scenes, rng)]
     rng.shuffle(questions)
     return questions

@@ -7,6 +7,7 @@ This file never looks at pixels.
 
 from dataclasses import dataclass
 
+from ..errors import WrongValue
 from .alphabet import WORDS
 from .found import FOUND, ICONS
 from .scenes import ALL_KINDS, COLORS, SHAPES, make_scene
@@ -42,7 +43,7 @@ def questions_about(scene, rng):
     Yes and no are equally likely for every yes/no question. Raises ValueError for a scene of unknown kind.
     """
     if scene.kind not in ALL_KINDS:
-        raise ValueError(f"found a scene of kind {scene.kind!r}, expected one of {ALL_KINDS}; make it with make_scene")
+        raise WrongValue(f"found a scene of kind {scene.kind!r}, expected one of {ALL_KINDS}; make it with make_scene")
     makers = {
         "shapes": (_colours, _shapes, _counts, _relations, _existence, _caption),
         "sign": (_sign_colours, _sign_yes_no, _sign_word, _caption),
@@ -64,7 +65,7 @@ def dense_caption(scene):
     outside there is nothing to say. Raises ValueError for a scene of unknown kind.
     """
     if scene.kind not in ALL_KINDS:
-        raise ValueError(f"found a scene of kind {scene.kind!r}, expected one of {ALL_KINDS}; make it with make_scene")
+        raise WrongValue(f"found a scene of kind {scene.kind!r}, expected one of {ALL_KINDS}; make it with make_scene")
     if scene.kind == "outside":
         return DONT_KNOW
     if scene.kind in FOUND:

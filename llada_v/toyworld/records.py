@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from ..conversation import list_of, user_message
+from ..errors import ExistingFile
 from . import clips
 from .found import FOUND
 from .questions import FAMILIES
@@ -91,7 +92,7 @@ def write_records(folder, records):
     """Write records whose pictures are PIL images as `records.json` and picture files; returns the folder's Path."""
     folder = Path(folder)
     if folder.exists():
-        raise FileExistsError(f"found {folder}, expected a new folder; remove it or name another one")
+        raise ExistingFile(f"found {folder}, expected a new folder; remove it or name another one")
     folder.parent.mkdir(parents=True, exist_ok=True)
     # On the same disk, so that the last step is one rename.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:

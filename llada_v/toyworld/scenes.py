@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
+from ..errors import WrongValue
 from .alphabet import LETTER_HEIGHT, LETTERS, WORDS, word_width
 from .found import FOUND, Found, paste, pick, split_of_found
 
@@ -141,7 +142,7 @@ def make_scene(rng, kind=None):
     if kind is None:
         kind = rng.choices(KINDS, KIND_WEIGHTS)[0]
     if kind not in ALL_KINDS:
-        raise ValueError(f"found kind {kind!r}, expected one of {ALL_KINDS}; leave it out to draw one at random")
+        raise WrongValue(f"found kind {kind!r}, expected one of {ALL_KINDS}; leave it out to draw one at random")
     height, width = _draw_size(rng)
     background = rng.choice(tuple(BACKGROUNDS))
     if kind == "shapes":
@@ -196,7 +197,7 @@ def draw(scene):
     Raises ValueError for a kind that is not one of ALL_KINDS.
     """
     if scene.kind not in ALL_KINDS:
-        raise ValueError(f"found a scene of kind {scene.kind!r}, expected one of {ALL_KINDS}; make it with make_scene")
+        raise WrongValue(f"found a scene of kind {scene.kind!r}, expected one of {ALL_KINDS}; make it with make_scene")
     size = (scene.width * SUPERSAMPLING, scene.height * SUPERSAMPLING)
     canvas = Image.new("RGB", size, BACKGROUNDS[scene.background])
     pen = ImageDraw.Draw(canvas)
@@ -316,7 +317,7 @@ def _paint_thing(pen, thing):
         pen.rectangle((x - r, y - 0.32 * r, x + r - 1, y + 0.32 * r - 1), fill=fill)
         pen.rectangle((x - 0.32 * r, y - r, x + 0.32 * r - 1, y + r - 1), fill=fill)
     else:
-        raise ValueError(f"found shape {thing.shape!r}, expected one of {SHAPES}; make scenes with make_scene")
+        raise WrongValue(f"found shape {thing.shape!r}, expected one of {SHAPES}; make scenes with make_scene")
 
 
 def _star_points():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import NamedTuple
 
+from ..errors import WrongValue
 from . import clips, pairs, reasons
 from .found import FOUND
 from .questions import FAMILIES, Question, dense_caption, questions_about
@@ -105,7 +106,7 @@ def askable(style: str, split: str, rng, wanted: Wanted) -> tuple[Story, list[Qu
         questions = story.ask()
         if questions:
             return story, questions
-    raise ValueError(
+    raise WrongValue(
         f"found {wanted}, and in {MOST_SCENES} records of style={style!r} no such question; "
         "add a kind, a family or more things"
     )
@@ -190,4 +191,4 @@ def _thought_or_not(rng, questions):
 def check(good, name, found, expected):
     """Raise the ValueError of a bad argument."""
     if not good:
-        raise ValueError(f"found {name}={found!r}, expected {expected}; change {name}")
+        raise WrongValue(f"found {name}={found!r}, expected {expected}; change {name}")

@@ -5,6 +5,7 @@ Also the frozen model in 4 bits (QLoRA, arXiv 2305.14314) where bitsandbytes and
 
 import torch
 
+from ..errors import NoPackage, WrongValue
 from ..modeling_llada_v import LladaVForConditionalGeneration
 from .recipe import Recipe
 
@@ -20,7 +21,7 @@ def import_peft():
     try:
         import peft
     except ImportError as error:
-        raise ImportError("adapters need peft; install it with: bash init_env.sh train") from error
+        raise NoPackage("adapters need peft; install it with: bash init_env.sh train") from error
     return peft
 
 
@@ -52,11 +53,11 @@ def quantization(recipe: Recipe):
     if recipe.quantize is None:
         return None
     if not torch.cuda.is_available():
-        raise ValueError("quantize 4bit needs a CUDA device, and none is here; set quantize to null")
+        raise WrongValue("quantize 4bit needs a CUDA device, and none is here; set quantize to null")
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise ImportError("quantize 4bit needs bitsandbytes; install it with: pip install bitsandbytes") from error
+        raise NoPackage("quantize 4bit needs bitsandbytes; install it with: pip install bitsandbytes") from error
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(

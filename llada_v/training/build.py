@@ -10,6 +10,7 @@ from torch import nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..configuration_llada_v import LladaVConfig
+from ..errors import MissingFile, WrongValue
 from ..modeling_llada_v import LladaVForConditionalGeneration
 from .adapters import add_adapters, quantization
 from .recipe import PARTS, Recipe
@@ -157,7 +158,7 @@ def load_projector(model: nn.Module, source: str | Path) -> None:
     """
     file = Path(source) / PROJECTOR if Path(source).is_dir() else Path(source)
     if not file.is_file():
-        raise FileNotFoundError(f"no projector at {file}; train one first with scripts/llada_v_pretrain.sh")
+        raise MissingFile(f"no projector at {file}; train one first with scripts/llada_v_pretrain.sh")
     found = torch.load(file, map_location="cpu", weights_only=True) if file.suffix == ".bin" else load_file(file)
     found = {projector_name(name): weight for name, weight in found.items()}
     named = {name: parameter for name, parameter in model.named_parameters() if part_of(name) == "projector"}
@@ -165,7 +166,7 @@ def load_projector(model: nn.Module, source: str | Path) -> None:
         theirs = {name: tuple(weight.shape) for name, weight in found.items()}
         ours = {name: tuple(getattr(weight, "ds_shape", weight.shape)) for name, weight in named.items()}
         if theirs != ours:
-            raise ValueError(f"{file} does not fit the model's projector: it has {theirs}, the model has {ours}")
+            raise WrongValue(f"{file} does not fit the model's projector: it has {theirs}, the model has {ours}")
         with torch.no_grad():
             for name, weight in found.items():
                 if named[name].shape == weight.shape:  # under ZeRO-3 the first process alone holds it whole

@@ -8,6 +8,7 @@ import torch
 
 from ..checkpoint.files import growing, shapes_of
 from ..configuration_llada_v import LladaVConfig
+from ..errors import MissingFile, WrongValue
 from ..modeling_llada_v import LladaVForConditionalGeneration
 from ..processing_llada_v import LladaVProcessor
 from .adapters import import_peft
@@ -26,9 +27,9 @@ def average(sources: Sequence[str | Path], target: str | Path) -> None:
     Raises ValueError for fewer than two sources, models that differ in shape, or a target that exists.
     """
     if len(sources) < 2:
-        raise ValueError(f"found {len(sources)} models to average; name at least two")
+        raise WrongValue(f"found {len(sources)} models to average; name at least two")
     if Path(target).exists():
-        raise ValueError(f"{target} exists; name a folder to make")
+        raise WrongValue(f"{target} exists; name a folder to make")
     mean = LladaVForConditionalGeneration.from_pretrained(sources[-1], dtype=torch.float32)
     total = mean.state_dict()  # the model's own storage
     for source in sources[:-1]:
@@ -46,7 +47,7 @@ def check_shapes(first: str | Path, ours: dict, other: str | Path, theirs: dict)
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             told = f"{name} is {ours.get(name)} in {first} and {theirs.get(name)} in {other}"
-            raise ValueError(f"{told}; only equals have a mean")
+            raise WrongValue(f"{told}; only equals have a mean")
 
 
 def merge(adapter: str | Path, output: str | Path, base: str | None = None) -> None:
@@ -58,9 +59,9 @@ def merge(adapter: str | Path, output: str | Path, base: str | None = None) -> N
     peft = import_peft()
     file = Path(adapter) / ADAPTER_CONFIG
     if not file.is_file():
-        raise FileNotFoundError(f"no adapter at {adapter}: no {ADAPTER_CONFIG} there; name the output of a LoRA stage")
+        raise MissingFile(f"no adapter at {adapter}: no {ADAPTER_CONFIG} there; name the output of a LoRA stage")
     if Path(output).exists():
-        raise ValueError(f"{output} exists; name a folder to make")
+        raise WrongValue(f"{output} exists; name a folder to make")
     base = base or json.loads(file.read_text())["base_model_name_or_path"]
     model = LladaVForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
     write_like(peft.PeftModel.from_pretrained(model, adapter).merge_and_unload(), base, output)

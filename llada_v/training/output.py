@@ -26,6 +26,7 @@ import torch
 
 from ..data.index import RecordIndex
 from ..data.yaml_text import parse_yaml
+from ..errors import BadFile, WrongValue
 from ..fields import rules_of
 from ..shipped import ROOT
 from .recipe import Recipe
@@ -56,7 +57,7 @@ def check_output(recipe: Recipe) -> None:
     file = output / RECIPE
     if not file.is_file():
         if not checkpoints(output):
-            raise ValueError(f"{output} holds a model that no recipe has made; choose another output")
+            raise WrongValue(f"{output} holds a model that no recipe has made; choose another output")
         return  # its owner removed the recipe to go on with another one
     theirs, ours = parse_yaml(file.read_text(), file), recipe.as_dict()
     told = {
@@ -69,7 +70,7 @@ def check_output(recipe: Recipe) -> None:
     free |= DATA_KEYS if (output / DATA).is_file() else set()
     if not told.keys() <= free:
         listed = ", ".join(text for key, text in told.items() if key not in free)
-        raise ValueError(
+        raise WrongValue(
             f"{output} was made by another recipe ({listed}); choose another output, remove the folder to start again, "
             f"or remove {file} to go on from its newest checkpoint with the new values"
         )
@@ -91,7 +92,7 @@ def check_data(recipe: Recipe, index: RecordIndex) -> None:
             told = told if before["records"] != found["records"] else f"{found['records']:,}, but other ones"
             told = f"the records of {recipe.data} are not those that {output} was trained on ({told})"
             if recipe.on_changed_data == "stop":
-                raise ValueError(
+                raise WrongValue(
                     f"{told}: the run would go on in another order; bring them back, choose another output, or go on "
                     "with --on_changed_data go_on"
                 )
@@ -110,7 +111,7 @@ def held(output: str | Path) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         stream = file.open("a+")
     except OSError as error:
-        raise OSError(error.errno, f"cannot write into {output}: {error.strerror}; choose another output") from error
+        raise BadFile(error.errno, f"cannot write into {output}: {error.strerror}; choose another output") from error
     with stream:  # not `flock`: a killed run's loader workers would hold that on
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,7 +120,7 @@ def held(output: str | Path) -> Iterator[None]:
                 log.warning("%s cannot be locked (%s): start no second run on it", output, error)
             elif error.errno in (errno.EACCES, errno.EAGAIN):
                 stream.seek(0)
-                raise ValueError(
+                raise WrongValue(
                     f"another run is at work in {output} ({stream.read() or 'just started'}); "
                     "wait for its end, stop it, or choose another output"
                 ) from error
@@ -154,7 +155,7 @@ def check_shared(output: str | Path, seconds: float = 30) -> None:
         file.unlink()
     blind = [f"{number} on {host}" for number, (is_seen, host) in enumerate(seen) if not is_seen]
     if blind:
-        raise ValueError(
+        raise WrongValue(
             f"process {', '.join(blind)} cannot see what the first one, on {seen[0][1]}, writes into {output}; "
             "choose an output on storage that all nodes share"
         )

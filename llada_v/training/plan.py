@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..configuration_llada_v import LladaVConfig
 from ..data.mixture import list_sources
+from ..errors import NoPackage
 from .build import count_trainable, empty_model, parameter_groups, part_of
 from .output import check_output
 from .recipe import Recipe
@@ -45,7 +46,7 @@ def check_settings(recipe: Recipe, num_devices: int) -> dict | None:
     """
     for package in recipe.report_to:
         if find_spec(package) is None:
-            raise ImportError(f"report_to {package} needs {package}; install it with: bash init_env.sh train")
+            raise NoPackage(f"report_to {package} needs {package}; install it with: bash init_env.sh train")
     recipe.accumulation(num_devices)
     return None if recipe.deepspeed is None else read_deepspeed(recipe.deepspeed)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from ..data.yaml_text import parse_yaml, read_yaml
+from ..errors import WrongValue
 from ..fields import check, documented, loaded, rules_of, setting
 from ..shipped import recipe_file
 
@@ -217,20 +218,20 @@ class Recipe:
     def __post_init__(self):
         check(self)
         if self.eval_steps and self.eval_data is None:
-            raise ValueError(f"eval_steps is {self.eval_steps}, but there is no eval_data; name some, or set it to 0")
+            raise WrongValue(f"eval_steps is {self.eval_steps}, but there is no eval_data; name some, or set it to 0")
         if self.quantize is not None and not self.lora_rank:
-            raise ValueError(f"quantize is {self.quantize}, but weights in 4 bits cannot learn; set lora_rank")
+            raise WrongValue(f"quantize is {self.quantize}, but weights in 4 bits cannot learn; set lora_rank")
         if self.quantize is not None and self.deepspeed is not None:
-            raise ValueError(f"quantize is {self.quantize}, which DeepSpeed cannot scatter; set deepspeed to null")
+            raise WrongValue(f"quantize is {self.quantize}, which DeepSpeed cannot scatter; set deepspeed to null")
         for name in ("dialogue_causal", "turns_apart"):
             if getattr(self, name) and (self.style != "chat" or "flash" in self.attn_implementation):
-                raise ValueError(f"{name} needs style chat and attn_implementation sdpa or eager")
+                raise WrongValue(f"{name} needs style chat and attn_implementation sdpa or eager")
         if self.in_order and not self.group_by_length:
-            raise ValueError("in_order needs group_by_length; set both to true, or in_order to false")
+            raise WrongValue("in_order needs group_by_length; set both to true, or in_order to false")
         if self.dialogue_causal and self.turns_apart:
-            raise ValueError("dialogue_causal and turns_apart are both true; choose one")
+            raise WrongValue("dialogue_causal and turns_apart are both true; choose one")
         if self.turn_canvas and not (self.turns_apart and self.train_eos_padding):
-            raise ValueError(
+            raise WrongValue(
                 f"turn_canvas is {self.turn_canvas}, which needs turns_apart and train_eos_padding; "
                 "set both to true, or turn_canvas to 0"
             )
@@ -249,7 +250,7 @@ class Recipe:
         """Forward passes per optimizer step and device. Raises ValueError where the global batch cannot be split."""
         at_once = self.micro_batch_size * num_devices
         if self.global_batch_size % at_once:
-            raise ValueError(
+            raise WrongValue(
                 f"global_batch_size {self.global_batch_size} cannot be split over {num_devices} devices with "
                 f"micro_batch_size {self.micro_batch_size}; make it a multiple of {at_once}"
             )
@@ -273,7 +274,7 @@ def load_recipe(file: str | Path, overrides: dict[str, str] | None = None) -> Re
     values = values_of(recipe_file(file))
     for key, text in (overrides or {}).items():
         if key not in rules_of(Recipe):
-            raise ValueError(f"--{key} is not a key of a recipe; the keys are {', '.join(rules_of(Recipe))}")
+            raise WrongValue(f"--{key} is not a key of a recipe; the keys are {', '.join(rules_of(Recipe))}")
         values[key] = parse_yaml(text, f"--{key}")
     return loaded(Recipe, values, str(file))
 
@@ -281,15 +282,15 @@ def load_recipe(file: str | Path, overrides: dict[str, str] | None = None) -> Re
 def values_of(file: Path, above: tuple[Path, ...] = ()) -> dict:
     """The keys of a recipe's file over those of its base. above: files that stand on this one."""
     if file.resolve() in above:
-        raise ValueError(f"{file} is its own base, by way of {', '.join(map(str, above))}; take one base out")
+        raise WrongValue(f"{file} is its own base, by way of {', '.join(map(str, above))}; take one base out")
     values = read_yaml(file, "the project's recipes are under scripts/recipes")
     if not isinstance(values, dict):
-        raise ValueError(f"{file} is not a recipe: expected one 'key: value' a line")
+        raise WrongValue(f"{file} is not a recipe: expected one 'key: value' a line")
     base = values.pop(BASE, None)
     if base is None:
         return values
     if not isinstance(base, str):
-        raise ValueError(f"{file}: base is {base!r}; it must be the name or the file of another recipe")
+        raise WrongValue(f"{file}: base is {base!r}; it must be the name or the file of another recipe")
     return values_of(base_of(file, base), (*above, file.resolve())) | values
 
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
+from ..errors import BadFile
+
 log = logging.getLogger(__name__)
 
 WRITING = ".writing"  # what is not whole yet
@@ -107,7 +109,7 @@ def disk_errors(output: str | Path) -> Iterator[None]:
             raise
         shutil.rmtree(Path(output) / WRITING, ignore_errors=True)
         kept = newest_checkpoint(output)
-        raise OSError(
+        raise BadFile(
             errno.ENOSPC,
             f"the disk of {output} is full; free space or lower save_total, then run the same command: it goes on "
             + (f"from {kept}" if kept else "from the beginning"),
@@ -130,7 +132,7 @@ def check_space(output: str | Path, num_bytes: int) -> None:
     """Raise OSError if fewer than `num_bytes` are free on the disk of the folder."""
     free = shutil.disk_usage(output).free
     if free < num_bytes:
-        raise OSError(
+        raise BadFile(
             f"the disk of {output} has {free / 1e9:.1f} GB free, one checkpoint takes about {num_bytes / 1e9:.1f} GB; "
             "free space or choose another output"
         )

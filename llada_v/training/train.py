@@ -10,6 +10,7 @@ import torch
 import transformers
 from transformers.trainer_utils import set_seed
 
+from ..errors import WrongValue
 from ..processing_llada_v import LladaVProcessor
 from .build import count_trainable, load_model
 from .output import check_data, check_output, check_shared, held, log_file, write_origin
@@ -44,7 +45,7 @@ def train(recipe: Recipe) -> Path:
         processor = LladaVProcessor.from_pretrained(recipe.model)
         dataset = RecordDataset(recipe, processor)
         if len(dataset) < recipe.global_batch_size:
-            raise ValueError(
+            raise WrongValue(
                 f"{recipe.data} has {len(dataset)} records, fewer than global_batch_size {recipe.global_batch_size}; "
                 "lower global_batch_size"
             )
@@ -90,7 +91,7 @@ def held_out_records(recipe: Recipe, processor: LladaVProcessor) -> RecordDatase
         return None
     records = RecordDataset(replace(recipe, data=recipe.eval_data, on_bad_record="stop"), processor)
     if len(records) < 2:
-        raise ValueError(f"{recipe.eval_data} has {len(records)} records; a mean and its error need at least 2")
+        raise WrongValue(f"{recipe.eval_data} has {len(records)} records; a mean and its error need at least 2")
     records.measures()
     return records
 

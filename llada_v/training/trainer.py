@@ -18,6 +18,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from ..data.measure import MODALITIES
+from ..errors import WrongValue
 from ..machine import peak_rate
 from ..processes import calm_worker
 from .build import load_projector, parameter_groups, projector_state, save_projector
@@ -218,7 +219,7 @@ class LladaVTrainer(Trainer):
         """Raise ValueError, on all processes, for a loss that is NaN or infinite; such weights are not saved."""
         if not math.isfinite(loss):
             kept = newest_checkpoint(self.output)
-            raise ValueError(
+            raise WrongValue(
                 f"the loss is {loss} after step {self.state.global_step}: the run has diverged. Lower the learning "
                 "rates or raise t_min, in another output or with recipe.yaml removed from this one"
                 + (f", whose {kept} is from before" if kept else "")
@@ -317,7 +318,7 @@ class LladaVTrainer(Trainer):
         """
         taken, planned = self.state.global_step, self.state.max_steps
         if not 0 < planned <= taken:
-            raise ValueError(
+            raise WrongValue(
                 f"{taken} optimizer steps were taken, of {planned} that epochs {self.recipe.epochs:g} and max_steps "
                 f"{self.recipe.max_steps} make: there is no finished model"
             )

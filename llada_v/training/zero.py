@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..errors import MissingFile, WrongValue
 from ..shipped import located
 
 UNIVERSAL = "universal"  # DeepSpeed's word for checkpoints that know no number of processes
@@ -22,18 +23,18 @@ def read_deepspeed(file: str | Path) -> dict:
     """
     file = located(file)
     if not file.is_file():
-        raise FileNotFoundError(f"no DeepSpeed settings at {file}; the project's are under scripts/deepspeed")
+        raise MissingFile(f"no DeepSpeed settings at {file}; the project's are under scripts/deepspeed")
     try:
         settings = json.loads(file.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from error
+        raise WrongValue(f"{file} is not valid JSON: {error}") from error
     for section in ("optimizer", "scheduler"):
         if section in settings:
-            raise ValueError(
+            raise WrongValue(
                 f"{file} has a section {section!r}, with which the recipe's rates would be lost; remove it"
             )
     if zero_stage(settings) == 3 and not settings["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save"):
-        raise ValueError(
+        raise WrongValue(
             f"{file} lacks stage3_gather_16bit_weights_on_model_save: true, without which no model would be saved"
         )
     return settings
