@@ -9,6 +9,8 @@ from llada_v import LladaVConfig, LladaVForConditionalGeneration, LladaVProcesso
 from llada_v.toyworld import tiny
 from llada_v.toyworld.records import write_dataset
 
+pytest_plugins = ["skips"]
+
 
 @pytest.fixture(scope="session")
 def published_folder(tmp_path_factory):
