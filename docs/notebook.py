@@ -1,4 +1,4 @@
-"""Writes `first_answer.ipynb` from `first_answer.md`: `python docs/notebook.py` runs every block and keeps what it prints."""
+"""Writes `first_answer.ipynb` from `first_answer.md`: `python docs/notebook.py` runs each block, keeps its output."""
 
 import contextlib
 import io

@@ -1,5 +1,6 @@
 """Benchmarks without lmms-eval: settings, prompts, tables, and the queue around a scripted lmms-eval."""
 
+import functools
 import json
 import re
 import shutil
@@ -417,11 +418,12 @@ def queue(monkeypatch, tiny_folder, tmp_path):
     """Run tasks with a scripted lmms-eval: (status, table, the scripted one)."""
     monkeypatch.setattr(run, "check_installed", lambda: None)
     monkeypatch.setattr(run, "version", lambda package: "0")
-    monkeypatch.setattr(toyworld, "write_tasks", lambda count: None)
     monkeypatch.setattr(run, "TASK_FILES", shutil.copytree(run.TASK_FILES, tmp_path / "task files"))
     (run.TASK_FILES / "toyworld" / "data").mkdir(exist_ok=True)
     for name in (*toyworld.ASKED, "multiple_choice"):
         (run.TASK_FILES / "toyworld" / "data" / f"{name}.parquet").write_bytes(name.encode())
+    copied = functools.partial(shutil.copytree, run.TASK_FILES / "toyworld", dirs_exist_ok=True)
+    monkeypatch.setattr(toyworld, "write_tasks", lambda folder, count: copied(folder))
 
     def start(tasks, *options, failing=None, model=tiny_folder):
         scripted = ScriptedLmmsEval(failing or {})
@@ -705,13 +707,14 @@ def test_options_are_alike_different_and_hold_the_answer():
 
 def test_data_are_written_once_and_the_same(tmp_path):
     datasets = pytest.importorskip("datasets", reason="the task data are parquet files, written with datasets")
-    folder = toyworld.write_tasks(tmp_path / "a", count=2)
+    tasks = toyworld.write_tasks(tmp_path / "a", count=2)
+    folder = tasks / "data"
     first = {file.name: file.stat().st_mtime_ns for file in folder.glob("*.parquet")}
-    toyworld.write_tasks(folder, count=2)
+    toyworld.write_tasks(tasks, count=2)
     assert {file.name: file.stat().st_mtime_ns for file in folder.glob("*.parquet")} == first
     rows = datasets.Dataset.from_parquet(str(folder / "multi_image.parquet"), cache_dir=str(tmp_path / "cache"))
     assert len(rows) == 2 and len(rows[0]["images"]) == 2
-    toyworld.write_tasks(folder, count=3)
+    toyworld.write_tasks(tasks, count=3)
     assert len(datasets.Dataset.from_parquet(str(folder / "video.parquet"), cache_dir=str(tmp_path / "cache"))) == 3
 
 

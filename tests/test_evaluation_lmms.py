@@ -45,10 +45,7 @@ GENERATED = [f"toyworld_{kind}" for kind in (*toyworld.ASKED, "multiple_choice")
 def tasks(tmp_path_factory):
     """A folder with the small world's task files and a few questions of each kind."""
     folder = tmp_path_factory.mktemp("tasks")
-    for file in toyworld.TASKS.glob("*.yaml"):
-        shutil.copy(file, folder)
-    toyworld.write_tasks(folder / "data", COUNT)
-    return folder
+    return toyworld.write_tasks(folder, COUNT)
 
 
 @pytest.fixture(scope="module")

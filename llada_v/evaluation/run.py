@@ -46,8 +46,8 @@ def evaluate(plan: Evaluation) -> list[Row]:
     check_installed()
     model = local_folder(plan.model, {})
     LladaVProcessor.from_pretrained(model)  # what is missing from the folder is said before the weights are read
-    for made_by in dict.fromkeys(task.made_by for task in tasks if task.made_by):
-        resolve_name(made_by)(count=plan.questions)
+    for made_by, files in dict.fromkeys((task.made_by, task.files) for task in tasks if task.made_by):
+        resolve_name(made_by)(made_in(files, plan), plan.questions)
     variant = plan.preset + ("-original" if plan.reproduce_original else "")
     folder = Path(plan.output) / Path(plan.model).name / variant
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def identity_of(task: Benchmark, made_of: dict, plan: Evaluation, digests: Diges
 
     made_of: see `model_sums`.
     """
-    files = task_sums(task_files(task), digests)
+    files = task_sums(task_files(task, plan), digests)
     if task.is_likelihood:
         sampler = {"num_masks": plan.num_masks, "seed": plan.seed}
     else:
@@ -123,12 +123,17 @@ def identity_of(task: Benchmark, made_of: dict, plan: Evaluation, digests: Diges
     return identity, scored_with
 
 
-def task_files(task: Benchmark) -> list[Path]:
+def made_in(files: str, plan: Evaluation) -> Path:
+    """The folder where the questions of tasks that are made here lie, with copies of their task files."""
+    return Path(plan.output) / f"{files}-tasks"
+
+
+def task_files(task: Benchmark, plan: Evaluation) -> list[Path]:
     """The task files of the project that a task is made of."""
     if task.files is None:
         return []
     if task.made_by:
-        return [TASK_FILES / task.files / f"{name}.yaml" for name in task.tasks or (task.name,)]
+        return [made_in(task.files, plan) / f"{name}.yaml" for name in task.tasks or (task.name,)]
     return sorted((TASK_FILES / task.files).glob("*.yaml"))
 
 
@@ -226,7 +231,7 @@ def command_of(task: Benchmark, model: str, folder: Path, plan: Evaluation) -> l
     command += ["--tasks", tasks_argument(task), "--output_path", str(folder), "--log_samples"]
     command += ["--use_cache", str(folder / "cache"), "--verbosity", "DEBUG"]  # with DEBUG an error ends the process
     if task.made_by:
-        command += ["--include_path", str(TASK_FILES / task.files)]
+        command += ["--include_path", str(made_in(task.files, plan))]
     if not task.is_likelihood:
         command += ["--gen_kwargs", task.gen_kwargs(plan.preset)]
     if task.plain or plan.reproduce_original:

@@ -48,7 +48,8 @@ class Benchmark:
     sampler: settings of `SamplerConfig`, by name. fast: what preset "fast" changes in them; null takes a setting away.
     think_mode: think, no_think or null: no suffix. until: strings that end the answer, beside the end of the turn.
     files: folder under eval/tasks with task files of our own; null: those that lmms-eval brings.
-    made_by: "module:function" that writes the data of task files which are wholly ours; null: lmms-eval's data.
+    made_by: "module:function" that writes task files which are wholly ours, and their data, given a folder and how many
+        questions; null: lmms-eval's data.
     tasks: lmms-eval's names of what is run; the task's own name unless given.
     plain: run with --force_simple, which log-likelihoods need.
     """

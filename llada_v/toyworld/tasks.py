@@ -7,6 +7,7 @@ in `eval/tasks/toyworld`. All but the questions with options are the very ones t
 import json
 import random
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,10 @@ NUM_OPTIONS = 4
 OPTIONS_SEED = 1  # other questions than those that are answered freely
 
 
-def write_tasks(folder: str | Path = TASKS / "data", count: int = 200, seed: int = 0) -> Path:
-    """Write one parquet file a kind of question, unless the same are there already; returns the folder.
+def write_tasks(folder: str | Path, count: int = 200, seed: int = 0) -> Path:
+    """Write the task files, and in `data` one parquet file a kind of question; returns the folder.
+
+    Data that are there already stay.
 
     count: questions of each kind. Raises ImportError without `datasets`, which lmms-eval brings.
     """
@@ -33,21 +36,24 @@ def write_tasks(folder: str | Path = TASKS / "data", count: int = 200, seed: int
     from datasets.utils import disable_progress_bars
 
     folder = Path(folder)
-    stamp = folder / "written.json"  # last, so that it vouches for the others
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    for file in TASKS.glob("*.yaml"):
+        shutil.copyfile(file, folder / file.name)
+    stamp = data / "written.json"  # last, so that it vouches for the others
     written = json.dumps({"count": count, "seed": seed, "kinds": [*ASKED, "multiple_choice"]})
     if stamp.is_file() and stamp.read_text() == written:
         return folder
     disable_progress_bars()
     text = Value("string")
     columns = {"id": text, "family": text, "images": Sequence(Image()), "question": text, "answer": text}
-    folder.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
     for kind, families in ASKED.items():
         rows = [row_of(*item) for item in heldout_questions(count, seed, families)]
-        Dataset.from_list(rows, features=Features(columns)).to_parquet(folder / f"{kind}.parquet")
+        Dataset.from_list(rows, features=Features(columns)).to_parquet(data / f"{kind}.parquet")
     rows = list(multiple_choice(count, seed + OPTIONS_SEED))
     columns["choices"] = Sequence(text)
-    Dataset.from_list(rows, features=Features(columns)).to_parquet(folder / "multiple_choice.parquet")
+    Dataset.from_list(rows, features=Features(columns)).to_parquet(data / "multiple_choice.parquet")
     stamp.write_text(written)
     return folder
 

@@ -18,17 +18,10 @@ case $set in
         exit 2
         ;;
 esac
-# torch for the CPU, where PyTorch's own index can be reached; the ordinary one works as well, and takes several GB.
-if "$uv" pip install --quiet --dry-run --torch-backend cpu --target "$(mktemp -d)" --no-deps torch 2>/dev/null; then
-    options+=(--torch-backend cpu)
-fi
+source scripts/dev/interpreter.sh "$python"
 
-interpreter=$python # uv finds it, or fetches it; those of pyenv that are not switched on it does not see
-for candidate in "${PYENV_ROOT:-$HOME/.pyenv}/versions/$python".*/bin/python; do
-    if [ -x "$candidate" ]; then interpreter=$candidate; fi
-done
 home=.venv-versions/$set-$python
 "$uv" venv --quiet --clear --python "$interpreter" "$home"
-"$uv" pip install --quiet --prerelease disallow --python "$home/bin/python" "${options[@]}" -e '.[dev]' "$torch"
+"$uv" pip install --quiet --prerelease disallow --python "$home/bin/python" "${options[@]}" "${torch_options[@]}" -e '.[dev]' "$torch"
 "$uv" pip list --quiet --python "$home/bin/python" | grep -iE '^(torch|transformers|accelerate|pillow|numpy|datasets|peft|av|decord) '
 CI=true "$home/bin/python" -m pytest -q -p no:cacheprovider "$@"
