@@ -22,8 +22,8 @@ torch=$(sed -n 's/^# torch==/torch==/p' constraints.txt)
 "$uv" pip install --quiet --python "$home/env/bin/python" "${torch_options[@]}" \
     -c constraints.txt "$wheel[train,eval]" "$torch"
 
-mkdir "$home/work"
-cd "$home/work"
+mkdir "$home/elsewhere"
+cd "$home/elsewhere"
 PATH=$home/env/bin:$PATH
 export CI=true HF_HUB_OFFLINE=1
 unset PYTHONPATH
@@ -47,16 +47,18 @@ shipped=$(python -c 'from llada_v.shipped import shipped; print(shipped("model/l
 step "version" python -c 'import llada_v; print(llada_v.__version__)'
 step "help" llada-v --help
 step "generate" llada-v generate
-step "toyworld" llada-v toyworld data toys --style instruct --count 12
-step "generate of a picture" llada-v generate --image toys/images/"$(ls toys/images | head -1)" --question "What is it?" --model "$shipped"
+echo '{records: 12, seed: 1, parts: [{style: instruct, max_turns: 2}]}' >course.yaml
+step "toyworld" llada-v toyworld data toys course.yaml
+picture=$(find toys -name '*.png' | sort | head -1)
+step "generate of a picture" llada-v generate --image "$picture" --question "What is it?" --model "$shipped"
 step "judge" llada-v judge --count 16
 step "bench" llada-v bench --count 2 --rounds 1 --setting "plain: cache=none"
-echo '[{"image": "toys/images/'"$(ls toys/images | head -1)"'", "question": "Is there a star?", "answer": "no"}]' >asked.json
+echo '[{"image": "'"$picture"'", "question": "Is there a star?", "answer": "no"}]' >asked.json
 step "tune" llada-v tune asked.json --setting "fast: rule=factor"
 step "train NAME --dry-run" llada-v train pretrain --dry-run
 step "budget" llada-v budget si_10M --gpus 8
-step "data check" llada-v data check tiny/instruct "${small[@]:2:4}" --model "$shipped"
-step "train" llada-v train tiny/instruct "${small[@]}" --model "$shipped"
+step "data check" llada-v data check tiny/si_10M "${small[@]:2:4}" --model "$shipped"
+step "train" llada-v train tiny/si_10M "${small[@]}" --model "$shipped"
 step "train an adapter" llada-v train tiny/finetune_lora "${small[@]}" --model "$shipped" --output adapter
 step "merge-lora" llada-v merge-lora adapter merged
 step "average" llada-v average mean "$shipped" merged
@@ -64,5 +66,5 @@ step "convert" llada-v convert "$shipped" converted
 step "data mix" llada-v data mix --normal_data toys/records.json --inference_data toys/records.json --output_path mixed.json
 step "evaluate" llada-v evaluate --tasks toyworld --questions 2
 step "lmms-eval" python -P -m lmms_eval --model llada_v --model_args "pretrained=$shipped" --tasks toyworld_short_answer \
-    --include_path "$home/work/exp/eval/toyworld-tasks" --limit 2
+    --include_path "$PWD/exp/eval/toyworld-tasks" --limit 2
 echo "$(basename "$wheel"), $size MB, on $(python --version): every verb runs"
