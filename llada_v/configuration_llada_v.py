@@ -218,9 +218,9 @@ class LladaVConfig(PreTrainedConfig):
 
         Raises ValueError for another model's, and for values that cannot be used.
         """
-        model_type = config_dict.get("model_type")
+        model_type, folder = config_dict.get("model_type"), kwargs.pop("name_or_path", None)
         if model_type == PUBLISHED_MODEL_TYPE:
-            config_dict = translate_config(config_dict, kwargs.get("name_or_path"))
+            config_dict = translate_config(config_dict, folder)
         elif model_type != cls.model_type:
             raise WrongValue(
                 f"the config has model_type {model_type!r}, not LLaDA-V's {cls.model_type!r} or "

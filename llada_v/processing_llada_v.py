@@ -69,7 +69,7 @@ OPTIONS = {
 } | {"text_kwargs", "images_kwargs", "videos_kwargs", "common_kwargs", "return_mm_token_type_ids"}
 
 
-class LladaVProcessor(SequenceWriter, ProcessorMixin):
+class LladaVProcessor(ProcessorMixin, SequenceWriter):
     """Tokenizer, image preparation and chat format of LLaDA-V.
 
     tokenizer: a fast tokenizer with LLaDA's special tokens.

@@ -52,7 +52,7 @@ def test_labels_run_the_training_objective(tiny_model, inputs):
     assert noised.is_masked.any() and found.logits is None
     logits = tiny_model(**inputs | {"input_ids": noised.input_ids}, logits_at=noised.is_masked).logits
     expected = diffusion_loss(logits, labels, noised.is_masked, noised.p_mask)
-    assert torch.allclose(found.loss, expected, rtol=1e-5)  # measured 2e-7
+    assert torch.allclose(found.loss, expected, rtol=1e-5)  # measured 0
     other = tiny_model(**inputs, labels=labels, generator=torch.Generator().manual_seed(4))
     assert other.loss != found.loss
 
@@ -83,7 +83,7 @@ def test_logits_to_keep_are_the_last_or_those_named(tiny_model, inputs):
     whole = tiny_model(**inputs).logits
     for keep, at in ((3, slice(-3, None)), (torch.tensor([2, 5]), [2, 5])):
         found = tiny_model(**inputs, logits_to_keep=keep).logits
-        assert found.shape == whole[:, at].shape and (found - whole[:, at]).abs().max() < 1e-5  # measured 4e-7
+        assert found.shape == whole[:, at].shape and (found - whole[:, at]).abs().max() < 1e-5  # measured 2e-6
 
 
 def test_picture_features_come_as_transformers_has_them(tiny_model, inputs):
@@ -159,7 +159,7 @@ def test_a_plain_trainer_lowers_the_loss(tiny_folder, tiny_processor, tmp_path):
     trainer = Trainer(model, arguments, train_dataset=rows, data_collator=collate)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert losses[-1] < losses[0] / 2  # measured 0.9 of 6.5
+    assert losses[-1] < losses[0] / 2, losses
 
 
 # generate
