@@ -11,57 +11,68 @@ first to the second over the records, so that pictures fill up, or one part give
 """
 
 import random
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ..data.yaml_text import read_yaml
+from ..fields import check as check_fields
+from ..fields import loaded, setting
 from .found import check_packages
 from .records import record_of
 from .stories import Wanted, check, story_of
 
-KEYS = ("records", "seed", "parts")
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """A course as its file has it. Raises ValueError for what cannot be."""
+
+    records: int = setting(told="how many there are", least=0, most=100_000_000)
+    seed: int = setting(0, "what they are drawn from", least=0, most=2**32)
+    parts: list[dict] = setting(told="what they are about", least=1)
+
+    def __post_init__(self):
+        check_fields(self)
+        for part in self.parts:
+            is_part = isinstance(part, Mapping) and {"style", "share"} <= set(part)
+            check(is_part, "part", part, "style, share and what is wanted")
+            for progress in (0, 1):
+                share = at(part["share"], progress)
+                check(type(share) in (int, float) and share >= 0, "share", part["share"], "0 or more, or a pair")
+                wanted_at(part, progress).check(part["style"])
+        for progress in (0, 1):
+            shares = [at(part["share"], progress) for part in self.parts]
+            check(sum(shares) > 0, f"shares at {progress}", shares, "at least one above 0")
 
 
 def course_records(file, split="train"):
-    """Yield the records of a course with PIL images. Before the first, raises ValueError for a file that is none,
-    ModuleNotFoundError where a package is missing that pictures come from.
+    """Yield the records of a course with PIL images.
+
+    Before the first, raises ValueError for a file that is none, ModuleNotFoundError where a package is missing that
+    pictures come from.
     """
-    course = read_yaml(file, "the tiny model's courses are under scripts/courses")
-    is_whole = isinstance(course, dict) and sorted(course) == sorted(KEYS) and isinstance(course["parts"], list)
-    check(is_whole and course["parts"], "course", course, f"the keys {', '.join(KEYS)}, the last a list")
+    values = read_yaml(file, "the tiny model's courses are under scripts/courses")
+    check(isinstance(values, Mapping), "course", values, "the keys records, seed and parts")
+    course = loaded(Course, values, str(file))
     check_packages()
-    count, seed, parts = (course[key] for key in KEYS)
-    are_counts = all(type(number) is int and number >= 0 for number in (count, seed))
-    check(are_counts, "records, seed", (count, seed), "whole numbers of at least 0")
-    for part in parts:
-        known = {"style", "share", *(field.name for field in fields(Wanted))}
-        is_part = isinstance(part, dict) and {"style", "share"} <= set(part) <= known
-        check(is_part, "part", part, f"style, share and some of {sorted(known - {'style', 'share'})}")
-        for progress in (0, 1):
-            _wanted(part, progress).check(part["style"])
-            share = at(part["share"], progress)
-            check(type(share) in (int, float) and share >= 0, "share", part["share"], "0 or more, or a pair")
-    for progress in (0, 1):
-        shares = [at(part["share"], progress) for part in parts]
-        check(sum(shares) > 0, f"shares at {progress}", shares, "at least one above 0")
-    return (_course_record(i, count, seed, split, parts) for i in range(count))
+    return (_course_record(i, course, split) for i in range(course.records))
 
 
-def _course_record(i, count, seed, split, parts):
+def _course_record(i, course, split):
     """Record i."""
-    progress = i / count
-    rng = random.Random(f"{split}/course/{seed}/{i}")
-    shares = [at(part["share"], progress) for part in parts]
-    part = rng.choices(parts, shares)[0]
-    shown = story_of(part["style"], split, rng, _wanted(part, progress))
-    return record_of(f"toy-{split}-course-{seed}-{i:06d}", *shown)
+    progress = i / course.records
+    rng = random.Random(f"{split}/course/{course.seed}/{i}")
+    part = rng.choices(course.parts, [at(part["share"], progress) for part in course.parts])[0]
+    shown = story_of(part["style"], split, rng, wanted_at(part, progress))
+    return record_of(f"toy-{split}-course-{course.seed}-{i:06d}", *shown)
 
 
-def _wanted(part, progress):
+def wanted_at(part, progress):
     """What is wanted of a part at a point of the course, from 0 to 1."""
     wishes = {name: wish for name, wish in part.items() if name not in ("style", "share")}
-    # Each of the whole numbers from the first to the second for the same time.
-    widened = {name: [w[0], w[1] + 1] if _is_pair(w) else w for name, w in wishes.items()}
-    return Wanted(**{name: int(at(w, min(progress, 0.9999))) if _is_pair(w) else w for name, w in widened.items()})
+    for name, wish in wishes.items():
+        if _is_pair(wish):  # each whole number from the first to the second for the same time
+            wishes[name] = int(at([wish[0], wish[1] + 1], min(progress, 0.9999)))
+    return loaded(Wanted, wishes, f"the part {part['style']}")
 
 
 def at(value, progress):

@@ -3,12 +3,14 @@
 This file chooses; scenes, questions, pairs, clips and reasons make up what there is to choose from.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import NamedTuple
 
 from ..errors import WrongValue
+from ..fields import check as check_fields
+from ..fields import documented, setting
 from . import clips, pairs, reasons
 from .found import FOUND
 from .questions import FAMILIES, Question, dense_caption, questions_about
@@ -18,6 +20,8 @@ FURTHER = {"pairs": pairs.FAMILY, "clips": clips.FAMILY, "reasoning": reasons.FA
 """Styles beyond one picture at a glance, and the family of their questions."""
 
 ALL_FAMILIES = (*FAMILIES, *FURTHER.values(), *FOUND)
+ASKED = (*FAMILIES, *FOUND)
+"""The families of questions about one picture."""
 
 WISHES = {
     "caption": ("max_things", "kinds"),
@@ -38,32 +42,30 @@ MOST_SCENES = 1000
 """Scenes drawn for one record before it is clear that none of them can be asked what is wanted."""
 
 
+@documented
 @dataclass(frozen=True)
 class Wanted:
-    """What is wanted of the records of a style. The defaults leave it open."""
+    """What is wanted of the records of a style; the defaults leave it open. Raises ValueError for what cannot be."""
 
-    max_turns: int = 10
-    """Most questions about one picture, at least 1."""
-    max_things: int | None = None
-    """Most shapes in a picture of shapes, at least 1."""
-    kinds: Sequence[str] | None = None
-    """Only pictures of these kinds, some of ALL_KINDS, equally often."""
-    families: Sequence[str] | None = None
-    """Only questions of these families, some of FAMILIES and FOUND; None: all, and `Story.lists`."""
-    rounds: int = 1
-    """How often questions are drawn about one picture, so that more can be asked, and some twice."""
-    told: bool = False
-    """Whether each question tells in words, by the dense captions, what is to be seen, and nothing is shown."""
+    max_turns: int = setting(10, "most questions about one picture", least=1, most=100)
+    max_things: int | None = setting(None, "most shapes in a picture of shapes", none="any number", least=1, most=5)
+    kinds: list[str] | None = setting(
+        None, "only pictures of these kinds, equally often", none="what the style shows", least=1, choices=ALL_KINDS
+    )
+    families: list[str] | None = setting(
+        None, "only questions of these families", none="all, and those for everything", least=1, choices=ASKED
+    )
+    rounds: int = setting(
+        1, "how often questions are drawn about one picture, so that more are asked, some twice", least=1, most=100
+    )
+    told: bool = setting(False, "whether each question tells in words what is to be seen, and nothing is shown")
+
+    def __post_init__(self):
+        check_fields(self)
 
     def check(self, style: str) -> None:
-        """Raise ValueError for a value that cannot be, or a wish that the style does not know (WISHES)."""
+        """Raise ValueError for a style that is none, or a wish that it does not know (WISHES)."""
         check(style in STYLES, "style", style, f"one of {STYLES}")
-        check(self.max_turns >= 1, "max_turns", self.max_turns, "1 or more turns")
-        check(self.max_things is None or self.max_things >= 1, "max_things", self.max_things, "1 or more, or None")
-        check(self.rounds >= 1, "rounds", self.rounds, "1 or more rounds")
-        for name, known in (("kinds", ALL_KINDS), ("families", (*FAMILIES, *FOUND))):
-            found = getattr(self, name)
-            check(found is None or found and set(found) <= set(known), name, found, f"some of {known}, or None")
         for field in fields(self):
             found = getattr(self, field.name)
             is_known = field.name in ("max_turns", *WISHES[style])
