@@ -47,7 +47,7 @@ class Course:
 def course_records(file, split="train"):
     """Yield the records of a course with PIL images.
 
-    Before the first, raises ValueError for a file that is none, ModuleNotFoundError where a package is missing that
+    Before the first, raises ValueError for a file that is none, NoPackage where a package is missing that
     pictures come from.
     """
     values = read_yaml(file, "the tiny model's courses are under scripts/courses")

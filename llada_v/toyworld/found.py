@@ -285,13 +285,13 @@ def _photo(name):
 
 
 def check_packages():
-    """Raise ModuleNotFoundError, with what to install, where a package is missing that training pictures need."""
+    """Raise NoPackage, with what to install, where a package is missing that training pictures need."""
     for package in ("sklearn", *FONTS, *PHOTOS["train"]):
         _package(package)
 
 
 def _package(name):
-    """The folder of an installed package. Raises ModuleNotFoundError with what to install."""
+    """The folder of an installed package. Raises NoPackage with what to install."""
     spec = find_spec(name)
     if spec is None:
         raise NoPackage(f"no package {name}, which brings pictures of the small world; install it: {INSTALL}")

@@ -137,7 +137,7 @@ def make_scene(rng, kind=None):
     """A new scene drawn from `rng`, a random.Random; equal states give equal scenes.
 
     Without `kind`, shapes, signs and charts come 60 : 20 : 20. Raises ValueError for an unknown kind,
-    ModuleNotFoundError where the package is missing that something is found in.
+    NoPackage where the package is missing that something is found in.
     """
     if kind is None:
         kind = rng.choices(KINDS, KIND_WEIGHTS)[0]
