@@ -35,9 +35,10 @@ COLOR = ("none", *COLORS)
 READ = tuple(WHAT.index(sign) for sign in (*LETTERS, *"0123456789"))
 MOST = 5  # things, letters or bars of one picture
 NOTHING = ("nothing", "none", 0)
-KIND_SHARES = (22, 22, 10, 10, 22, 8, 6)  # of ALL_KINDS: a letter is the hardest to tell
+KIND_SHARES = (12, 28, 8, 12, 32, 6, 2)  # of ALL_KINDS: a letter is the hardest to tell
 SAVE_STEPS = 500
-NOTHING_WEIGHT = 0.1  # of a patch that shows nothing; most do
+GROUND = tuple(WHAT.index(name) for name in ("nothing", "plate", "outside"))
+GROUND_WEIGHT = 0.1  # of a patch that shows one of these, as most do
 WARMUP, FADE = 50, 0.6  # steps up to the full rate; share of the steps in which it falls to zero
 
 
@@ -162,7 +163,7 @@ def learn_to_see(source, target, steps: int, batch_size: int = 16, learning_rate
             scores = [head(features).float().flatten(0, 1) for head in heads]
         labels = labels.flatten(0, 1).unbind(-1)
         losses = sum(cross_entropy(*pair, reduction="none") for pair in zip(scores, labels, strict=True))
-        weights = torch.where(labels[0] > 0, 1.0, NOTHING_WEIGHT)
+        weights = torch.where(torch.isin(labels[0], torch.tensor(GROUND)), GROUND_WEIGHT, 1.0)
         loss = (losses * weights).sum() / weights.sum()
         optimizer.zero_grad()
         loss.backward()
