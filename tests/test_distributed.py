@@ -143,7 +143,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tiny_folder, many, tmp_p
     size = {
         "global_batch_size": 6,
         "micro_batch_size": 1,
-        "epochs": 1.0,
+        "max_steps": 10,
         "save_steps": 5,
         "projector_learning_rate": 3e-4,
     }

@@ -17,7 +17,7 @@ import torch
 from runs import ROOT, changes_for, largest_difference, losses, small_recipe, weights, words
 
 from llada_v.training import output as output_module
-from llada_v.training import saving
+from llada_v.training import saving, stop
 from llada_v.training.output import check_data, check_output, held, write_origin
 from llada_v.training.recipe import load_recipe
 from llada_v.training.records import RecordDataset
@@ -150,6 +150,14 @@ def test_only_so_many_checkpoints_are_kept_and_nothing_unfinished(recipe):
     output = train(replace(recipe, epochs=1.0, save_steps=1, save_total=2))
     assert sorted(folder.name for folder in output.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
     assert not (output / ".writing").exists()
+
+
+def test_a_checkpoint_is_due_after_so_many_minutes(recipe, monkeypatch):
+    """By a clock on which a minute goes by at each look: at the beginning, after each step, and after a checkpoint."""
+    clock = iter(range(0, 60_000, 60))
+    monkeypatch.setattr(stop, "monotonic", lambda: next(clock))
+    output = train(replace(recipe, max_steps=5, save_steps=0, save_minutes=1.5))
+    assert sorted(folder.name for folder in output.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
 
 
 def test_max_steps_take_the_place_of_epochs(recipe):
@@ -297,6 +305,7 @@ MAY_CHANGE = {
     "workers": 3,
     "save_steps": 7,
     "save_total": 1,
+    "save_minutes": 15.0,
     "log_steps": 9,
     "report_to": ["wandb"],
     "peak_tflops": 5.0,

@@ -199,6 +199,14 @@ class Recipe:
         most=1_000_000_000,
         may_change=True,
     )
+    save_minutes: float | None = setting(
+        None,
+        "minutes after a checkpoint when the next one is due, though save_steps has not brought it",
+        none="steps alone count",
+        above=0,
+        most=1_000_000,
+        may_change=True,
+    )
     save_total: int = setting(1, "how many checkpoints are kept", least=1, most=1_000_000, may_change=True)
     log_steps: int = setting(1, "optimizer steps between log lines", least=1, most=1_000_000_000, may_change=True)
     report_to: list[str] = setting(

@@ -1,12 +1,14 @@
 """A stop that is asked for politely: all processes of a run save after the step that they are in, and leave together.
 
-It is asked for by a signal to any of them, by a launcher that is gone, or by a loader's worker that was killed.
+It is asked for by a signal to any of them, by a launcher that is gone, or by a loader's worker that was killed. A
+checkpoint that is due by the clock of the first process is agreed on with it.
 """
 
 import logging
 import os
 import signal
 import threading
+from time import monotonic
 
 import torch
 from transformers import TrainerCallback
@@ -25,11 +27,14 @@ class Stopped(SystemExit):
 class StopPolitely(TrainerCallback):
     """Holds within `with`; after that the signals mean again what they meant before.
 
+    save_minutes: minutes after a checkpoint when the next one is due; None: never.
     why: what asked for the stop; None: nothing has.
     has_stopped: whether training ended because of it.
     """
 
-    def __init__(self):
+    def __init__(self, save_minutes: float | None = None):
+        self.save_seconds = None if save_minutes is None else 60 * save_minutes
+        self.saved = monotonic()
         self.why: str | None = None
         self.has_stopped = False
         self.waits = False  # for the end of a step; until then a signal ends the process at once
@@ -62,6 +67,7 @@ class StopPolitely(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.wait_for_steps()
+        self.saved = monotonic()
         return self.stop_together(args, state, control, saves=False)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -69,13 +75,20 @@ class StopPolitely(TrainerCallback):
             self.ask("the launcher is gone")
         return self.stop_together(args, state, control, saves=True)
 
+    def on_save(self, args, state, control, **kwargs):
+        self.saved = monotonic()
+
     def stop_together(self, args, state, control, saves: bool):
-        """Stop where any process was asked to; a signal reaches one earlier than another."""
-        asked = torch.tensor(float(self.why is not None), device=args.device)
+        """Stop where any process was asked to: a signal reaches one earlier than another. Save what is due."""
+        is_timed = saves and self.save_seconds is not None and args.process_index == 0
+        both = (self.why is not None, is_timed and monotonic() - self.saved >= self.save_seconds)
+        found = torch.tensor(both, dtype=torch.float32, device=args.device)
         if args.world_size > 1:
-            torch.distributed.all_reduce(asked)
+            torch.distributed.all_reduce(found)
+        asked, is_due = (found > 0).tolist()
+        control.should_save |= is_due
         if asked and state.global_step < state.max_steps:
             self.ask("another process was asked to")
             self.has_stopped = control.should_training_stop = True
-            control.should_save = saves
+            control.should_save |= saves
         return control

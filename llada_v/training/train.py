@@ -41,7 +41,7 @@ def train(recipe: Recipe) -> Path:
     check_settings(recipe, num_devices())
     check_output(recipe)
     holding = nullcontext() if rank else held(output)
-    with StopPolitely() as stop, holding, log_file(output, rank), disk_errors(output):
+    with StopPolitely(recipe.save_minutes) as stop, holding, log_file(output, rank), disk_errors(output):
         processor = LladaVProcessor.from_pretrained(recipe.model)
         dataset = RecordDataset(recipe, processor)
         if len(dataset) < recipe.global_batch_size:
