@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import errno
+import importlib.util
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from transformers.feature_extraction_utils import BatchFeature
 import llada_v.answering
 from llada_v import SamplerConfig, cli, errors, quantization
 from llada_v import convert as conversion
-from llada_v.cli import generate
+from llada_v.cli import generate, options
 from llada_v.generation.sampler import SamplerOutput, sample
 from llada_v.shipped import ROOT
 from llada_v.training import train as training
@@ -191,6 +192,7 @@ def test_every_sampler_setting_has_an_option():
 def test_quantize_is_done_before_the_first_answer(scripted, picture, monkeypatch):
     done = []
     monkeypatch.setattr(quantization, "quantize", lambda model, bits: done.append((model, bits)))
+    monkeypatch.setattr(options, "need", lambda extra, *packages: None)
     cli.main(["generate", "--image", picture, "--question", "?", "--quantize", "int8"])
     assert done == [(scripted.model, "int8")]
 
@@ -355,6 +357,32 @@ def test_a_full_disk_is_one_line_and_a_lost_file_of_ours_is_none(monkeypatch, ca
     monkeypatch.setattr(training, "train", fail(errno.ENOENT))
     with pytest.raises(FileNotFoundError):
         cli.main(["train", str(RECIPE)])
+
+
+@pytest.mark.parametrize(
+    ("words", "package", "told"),
+    [
+        (["train", "sft"], "datasets", "bash init_env.sh train, or pip install 'llada-v[train]'"),
+        (["train", "sft"], "deepspeed", "bash init_env.sh train"),
+        (["train", "finetune_lora", "--report_to", "[]"], "peft", "bash init_env.sh train"),
+        (["train", "sft", "--report_to", "[wandb]"], "wandb", "bash init_env.sh train"),
+        (["data", "check", "sft"], "datasets", "bash init_env.sh train"),
+        (["merge-lora", "a", "b"], "peft", "bash init_env.sh train"),
+        (["generate", "--question", "?", "--quantize", "int8"], "torchao", "bash init_env.sh quantize"),
+        (["bench", "--quantize", "int8"], "torchao", "bash init_env.sh quantize"),
+    ],
+)
+def test_a_missing_package_is_named_with_the_command_before_anything_is_loaded(
+    words, package, told, monkeypatch, capsys
+):
+    monkeypatch.setattr(
+        options, "find_spec", lambda name: None if name == package else importlib.util.find_spec("json")
+    )
+    monkeypatch.setattr(llada_v.answering, "load", None)
+    monkeypatch.setattr(training, "train", None)
+    assert cli.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: this needs {package}: ") and told in line
 
 
 def test_an_interrupted_verb_says_so(monkeypatch, capsys):

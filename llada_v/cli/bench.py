@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from ..errors import WrongValue
-from .options import add_device_options, add_quantize, check_file, check_numbers
+from .options import add_device_options, add_quantize, check_file, check_numbers, need_to_quantize
 
 FEW, MANY = 16, 1000  # questions that are timed; questions that are judged
 
@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Look at the files to write, before anything is measured; no bars where nobody watches."""
+    """Look at packages, and files to write, before anything is measured; no bars where nobody watches."""
+    need_to_quantize(args)
     from transformers.utils import logging
 
     if not sys.stderr.isatty():

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from .options import add_recipe, recipe_of
+from .options import add_recipe, need, recipe_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,11 +94,13 @@ def run_index(args: argparse.Namespace) -> None:
 
 def read_recipe(args: argparse.Namespace):
     """The records of a recipe, its processor, and what lengths depend on beside it."""
+    recipe = recipe_of(args)
+    need("train", "datasets")
+
     from ..data.measure import Encoding
     from ..data.records import Records
     from ..processing_llada_v import LladaVProcessor
 
-    recipe = recipe_of(args)
     records = Records(recipe.data, recipe.image_root, recipe.index_folder, recipe.seed)
     encoding = Encoding(recipe.style, recipe.max_frames, recipe.max_length)
     return records, LladaVProcessor.from_pretrained(recipe.model), encoding

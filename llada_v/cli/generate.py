@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import WrongValue
 from ..generation.config import SamplerConfig
-from .options import add_device_options, add_quantize, add_settings, check_file, given
+from .options import add_device_options, add_quantize, add_settings, check_file, given, need_to_quantize
 
 APART = ("stop_token_ids", "stop_strings", "suffix_token_ids")  # --stop and --suffix take text
 GIF_FRAMES = 4  # frames of a video that stand beside an animated answer
@@ -50,12 +50,15 @@ def run(args: argparse.Namespace) -> None:
     Raises ValueError for pictures without a question and for a --gif that cannot be written, and whatever `load`
     and `answer` raise.
     """
+    need_to_quantize(args)
+
     import torch
     from tqdm import tqdm
     from transformers.utils import logging
 
     from ..animation import Recorder, save_gif
     from ..answering import DEMO_IMAGE, DEMO_MODEL, DEMO_QUESTIONS, PictureMemory, answer, load
+    from ..decoding import installed
     from ..images import load_image
     from ..quantization import quantize
     from ..video import frames_evenly, load_frames
@@ -68,6 +71,8 @@ def run(args: argparse.Namespace) -> None:
             raise WrongValue("a picture without a question; add --question 'What is this?'")
         images, questions = [str(DEMO_IMAGE)], DEMO_QUESTIONS
     check_file("--gif", args.gif, ".gif")
+    if args.video and Path(args.video).is_file():
+        installed()
     settings = given(args, SamplerConfig)
     # What can be wrong is looked at before the weights are read.
     SamplerConfig(**settings)

@@ -29,9 +29,11 @@ def run(args: argparse.Namespace) -> None:
     from ..answering import DEMO_MODEL, load
     from ..generation.config import SamplerConfig
     from ..toyworld.judge import judge, refused, table
+    from ..toyworld.records import heldout_questions
     from ..toyworld.tiny import CANVAS
 
     check_numbers(args, "count", "batch_size", "gen_length", "steps")
+    heldout_questions(len(args.families), args.seed, args.families)  # a package that lacks is said before a model loads
     sampler = SamplerConfig(gen_length=args.gen_length or CANVAS, steps=args.steps)
     model, processor = load(args.model or DEMO_MODEL, args.device, "float32")
     with tqdm(total=args.count, desc="judging", unit="question", disable=None) as bar:

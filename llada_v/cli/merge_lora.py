@@ -2,6 +2,8 @@
 
 import argparse
 
+from .options import need
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Folders."""
@@ -12,6 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Merge."""
+    need("train", "peft")
+
     from ..training.merging import merge
 
     merge(args.adapter, args.output, args.model)

@@ -1,9 +1,10 @@
 """Options that several verbs share, and checks of what was given."""
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
-from ..errors import WrongValue
+from ..errors import NoPackage, WrongValue
 from ..fields import kinds_of, rules_of, text_of
 from ..quantization import BITS
 from ..training.recipe import Recipe, load_recipe
@@ -78,6 +79,20 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 def recipe_of(args: argparse.Namespace) -> Recipe:
     """The recipe with its overrides."""
     return load_recipe(args.recipe, given(args, Recipe))
+
+
+def need(extra: str, *packages: str) -> None:
+    """Raise ImportError for packages that are not there, before anything is loaded. extra: what brings them."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        names = ", ".join(missing)
+        raise NoPackage(f"this needs {names}: bash init_env.sh {extra}, or pip install 'llada-v[{extra}]'")
+
+
+def need_to_quantize(args: argparse.Namespace) -> None:
+    """Raise ImportError where --quantize has nothing to work with."""
+    if args.quantize:
+        need("quantize", "torchao")
 
 
 def check_numbers(args: argparse.Namespace, *names: str) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from .options import add_recipe, recipe_of
+from .options import add_recipe, need, recipe_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,10 +13,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train, or print the plan."""
+    recipe = recipe_of(args)
+    if not args.dry_run:
+        chosen = [package for package, value in (("peft", recipe.lora_rank), ("deepspeed", recipe.deepspeed)) if value]
+        need("train", "accelerate", "datasets", *chosen, *recipe.report_to)
+
     from ..training.plan import print_plan
     from ..training.train import num_devices, train
 
-    recipe = recipe_of(args)
     if args.dry_run:
         print_plan(recipe, num_devices())
     else:
