@@ -20,7 +20,7 @@ size=$(($(wc -c <"$wheel") / 1000000))
 torch=$(sed -n 's/^# torch==/torch==/p' constraints.txt)
 "$uv" venv --quiet --python "$interpreter" "$home/env"
 "$uv" pip install --quiet --python "$home/env/bin/python" "${torch_options[@]}" \
-    -c constraints.txt "$wheel[train,eval]" "$torch"
+    -c constraints.txt "$wheel[train,eval,world]" "$torch"
 
 mkdir "$home/elsewhere"
 cd "$home/elsewhere"
@@ -47,7 +47,7 @@ shipped=$(python -c 'from llada_v.shipped import shipped; print(shipped("model/l
 step "version" python -c 'import llada_v; print(llada_v.__version__)'
 step "help" llada-v --help
 step "generate" llada-v generate
-echo '{records: 12, seed: 1, parts: [{style: instruct, max_turns: 2}]}' >course.yaml
+echo '{records: 12, seed: 1, parts: [{style: instruct, share: 1, max_turns: 2}]}' >course.yaml
 step "toyworld" llada-v toyworld data toys course.yaml
 picture=$(find toys -name '*.png' | sort | head -1)
 step "generate of a picture" llada-v generate --image "$picture" --question "What is it?" --model "$shipped"
