@@ -54,7 +54,7 @@ class Setting:
         """The settings. Raises ValueError, with the setting's name, for fields that do not fit together."""
         try:
             return SamplerConfig(**self.fields)
-        except ValueError as error:
+        except WrongValue as error:
             raise WrongValue(f"setting {self.name!r}: {error}") from error
 
     def __str__(self) -> str:

@@ -62,7 +62,7 @@ def records_of(file: Path, suffix_of) -> Iterator[dict]:
     for entry in read_entries(file, may_be_empty=True):
         try:
             yield with_suffixes(parsed(entry), suffix_of)
-        except ValueError as error:
+        except WrongValue as error:
             raise WrongValue(f"record {name_of(entry)} of {file}: {error}") from error
 
 

@@ -36,7 +36,7 @@ def rows_of(source: Path) -> Iterator[dict]:
         is_empty = False
         try:
             yield record_of(parsed(entry), entry.number)
-        except ValueError as error:
+        except WrongValue as error:
             raise WrongValue(f"record {name_of(entry)} of {source}: {error}") from error
     if is_empty:
         raise WrongValue(f"{source} holds no row; expected at least one")

@@ -113,7 +113,7 @@ def benchmark_of(name: str, row: dict, every: dict, where: str) -> Benchmark:
         scores.append(Score(**score))
     try:
         check_think_mode(row.get("think_mode"))
-    except ValueError as error:
+    except WrongValue as error:
         raise WrongValue(f"{where}: {error}") from error
     given = {key: value for key, value in row.items() if key in others and value is not None}
     given |= {key: tuple(given[key]) for key in ("until", "tasks") if key in given}
