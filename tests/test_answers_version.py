@@ -19,6 +19,7 @@ SETTINGS = {
     "blocks": {"block_length": 4},
     "threshold": {"rule": "threshold"},
     "factor": {"rule": "factor"},
+    "frechet": {"rule": "frechet"},
     "entropy": {"rule": "entropy_bound"},
     "margin": {"rule": "margin"},
 }
@@ -30,6 +31,7 @@ RECORDED = {
         "blocks": [[5, 9, 7], [[1], [2], [3], [0]]],
         "threshold": [[5, 9, 7], [[1, 4, 6, 7], [2], [3], [0]]],
         "factor": [[5, 9, 7], [[1, 4, 6, 7], [2], [3], [0]]],
+        "frechet": [[5, 9, 7], [[1, 2, 4, 6, 7], [3], [0]]],
         "entropy": [[5, 9, 7], [[1, 4], [6], [7], [2], [3], [0]]],
         "margin": [[5, 9, 7], [[1, 2, 4, 6, 7], [3], [0]]],
     }

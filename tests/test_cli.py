@@ -169,6 +169,7 @@ SETTINGS = [
         "rule": (["--rule", "factor"], "factor"),
         "factor": (["--factor", "1.5"], 1.5),
     },
+    {"rule": (["--rule", "frechet"], "frechet"), "frechet": (["--frechet", "0.3"], 0.3)},
     {"rule": (["--rule", "entropy_bound"], "entropy_bound"), "entropy_bound": (["--entropy-bound", "0.3"], 0.3)},
     {"rule": (["--rule", "margin"], "margin"), "margin": (["--margin", "0.6"], 0.6)},
 ]

@@ -10,7 +10,7 @@ from llada_v.generation.reveal import choose, most_certain, propose, reveal_coun
 from llada_v.generation.sampler import sample
 
 MASK, VOCABULARY = 0, 32
-PARALLEL = ("threshold", "factor", "entropy_bound", "margin")
+PARALLEL = ("threshold", "factor", "frechet", "entropy_bound", "margin")
 
 
 def revealed(rule, scores, quota=1, **settings):
@@ -69,6 +69,27 @@ def test_factor_reveals_the_most_that_stay_under_the_bound():
     assert revealed("factor", shares, factor=1.0) == [1, 3]  # the bound itself is not under it
 
 
+def test_frechet_reveals_the_most_whose_joint_probability_has_a_bound_above_the_rest():
+    # L_n - (1 - p_n): 31/32 - 1/32, 27/32 - 1/8, 19/32 - 1/4, 3/32 - 1/2
+    shares = [0.5, 31 / 32, 0.75, 0.875]
+    assert revealed("frechet", shares, frechet=0.25) == [1, 2, 3]
+    assert revealed("frechet", shares, frechet=11 / 32) == [1, 3]  # the bound itself is not above it
+
+
+@pytest.mark.parametrize("sureness", [0.7, 0.91, 0.97, 0.99])
+@pytest.mark.parametrize("delta", [0.0, 0.25, 0.6])
+def test_frechet_is_the_factor_rule_where_all_are_equally_sure(sureness, delta):
+    shares = [sureness] * 12
+    assert revealed("frechet", shares, frechet=delta) == revealed("factor", shares, factor=1 - delta)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_frechet_never_reveals_fewer_than_the_factor_rule(seed):
+    shares = torch.rand(16, generator=torch.Generator().manual_seed(seed)).pow(0.05).tolist()
+    more, fewer = revealed("frechet", shares, frechet=0.25), revealed("factor", shares, factor=0.75)
+    assert set(fewer) <= set(more)
+
+
 def test_entropy_bound_reveals_the_set_whose_sum_without_its_largest_stays_within():
     # Ascending 1/8, 1/4, 1/2, 2; sums before each: 0, 1/8, 3/8, 7/8.
     scores = [-0.5, -2.0, -0.125, -0.25]
@@ -83,13 +104,13 @@ def test_margin_reveals_all_that_stand_out():
 @pytest.mark.parametrize("rule", PARALLEL)
 def test_a_rule_that_none_satisfies_reveals_the_surest(rule):
     unsure = {"entropy_bound": [-5.0, -4.0, -4.5]}.get(rule, [0.1, 0.3, 0.2])
-    strict = {"threshold": 1.0, "factor": 0.0, "entropy_bound": 0.0, "margin": 1.0}[rule]
+    strict = {"threshold": 1.0, "factor": 0.0, "frechet": 1.0, "entropy_bound": 0.0, "margin": 1.0}[rule]
     assert revealed(rule, unsure, **{rule: strict}) == [1]
 
 
 @pytest.mark.parametrize("rule", ("top_k", *PARALLEL))
 def test_closed_positions_are_never_revealed(rule):
-    lenient = {"threshold": 0.0, "factor": 1e6, "entropy_bound": 1e6, "margin": 0.0}
+    lenient = {"threshold": 0.0, "factor": 1e6, "frechet": 0.0, "entropy_bound": 1e6, "margin": 0.0}
     settings = {rule: lenient[rule]} if rule in lenient else {}
     assert revealed(rule, [-math.inf, 0.5, -math.inf], quota=3, **settings) == [1]
     assert revealed(rule, [-math.inf] * 3, quota=3, **settings) == []
@@ -110,6 +131,7 @@ SHARES = [0.5, 0.3, 0.2]
         ("top_k", 0.5),
         ("threshold", 0.5),
         ("factor", 0.5),
+        ("frechet", 0.5),
         ("margin", 0.2),
         ("entropy_bound", sum(p * math.log(p) for p in SHARES)),
     ],

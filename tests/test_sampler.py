@@ -82,7 +82,10 @@ def reveal(tokens, sureness, stops=((STOP,),), **settings):
         ({"cache": "dllm", "transfer_ratio": 1.5}, "transfer_ratio is 1.5; it must be a number from 0 to 1"),
         ({"cache": "prompt", "cfg_scale": 1.0}, "cache 'prompt' does not hold .*cfg_scale 1.0 .*set cache='none' or"),
         ({"cache": "dllm", "cfg_scale": 1.0}, "cache 'dllm' does not hold .*cfg_scale"),
-        ({"rule": "greedy"}, "rule is 'greedy'; choose one of top_k, threshold, factor, entropy_bound, margin"),
+        (
+            {"rule": "greedy"},
+            "rule is 'greedy'; choose one of top_k, threshold, factor, frechet, entropy_bound, margin",
+        ),
         ({"threshold": 0.9}, "threshold is 0.9, but rule is 'top_k'; leave threshold out or set rule='threshold'"),
         ({"rule": "factor", "margin": 0.9}, "margin is 0.9, but rule is 'factor'"),
         ({"rule": "threshold", "threshold": 1.1}, "threshold is 1.1; it must be a number from 0 to 1"),

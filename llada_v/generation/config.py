@@ -10,7 +10,7 @@ from ..json_text import shown
 AUTO = "auto"
 REMASKING = ("low_confidence", "random")
 CACHES = ("none", "prompt", "dllm")
-RULES = ("top_k", "threshold", "factor", "entropy_bound", "margin")
+RULES = ("top_k", "threshold", "factor", "frechet", "entropy_bound", "margin")
 SCHEDULES = ("linear", "convex")
 
 # Settings that exist for one value of another: name -> (the other, its value, what None stands for there).
@@ -21,6 +21,7 @@ BELONGS = {
     "transfer_ratio": ("cache", "dllm", 0.25),
     "threshold": ("rule", "threshold", 0.9),
     "factor": ("rule", "factor", 1.0),
+    "frechet": ("rule", "frechet", 0.25),
     "entropy_bound": ("rule", "entropy_bound", 0.1),
     "margin": ("rule", "margin", 0.8),
     "max_gen_length": ("gen_length", AUTO, 512),
@@ -54,6 +55,7 @@ class Resolved:
     transfer_ratio: float
     threshold: float
     factor: float
+    frechet: float
     entropy_bound: float
     margin: float
 
@@ -147,6 +149,9 @@ class SamplerConfig:
     )
     threshold: float | None = optional("threshold", "all tokens that are more probable", least=0, most=1)
     factor: float | None = optional("factor", "the most n with (n + 1) (1 - p_n) below it", least=0, most=MOST)
+    frechet: float | None = optional(
+        "frechet", "the most n with p_1 + .. + p_n - (n - 1) - (1 - p_n) above it", least=0, most=1
+    )
     entropy_bound: float | None = optional(
         "entropy_bound", "the most positions whose entropies add up to it", least=0, most=MOST
     )

@@ -8,6 +8,7 @@ A rule ranks the open positions by a score and says how many of the first are re
     top_k           p        the share of this step in the schedule
     threshold       p        all with p > threshold
     factor          p        the largest n with (n + 1) (1 - p_n) < factor
+    frechet         p        the largest n with p_1 + .. + p_n - (n - 1) - (1 - p_n) > frechet
     entropy_bound   -h       the largest n with h_1 + .. + h_(n-1) <= entropy_bound
     margin          p - q    all with p - q > margin
 
@@ -99,6 +100,8 @@ def choose(scores: torch.Tensor, quota: torch.Tensor, config: SamplerConfig) -> 
         count = over_threshold(ranked, config.resolved.threshold)
     elif config.rule == "factor":
         count = within_factor(ranked, config.resolved.factor)
+    elif config.rule == "frechet":
+        count = within_frechet(ranked, config.resolved.frechet)
     elif config.rule == "entropy_bound":
         count = within_entropy(-ranked, config.resolved.entropy_bound)
     else:
@@ -118,6 +121,17 @@ def within_factor(probability: torch.Tensor, factor: float) -> torch.Tensor:
     """
     n = torch.arange(1, probability.shape[1] + 1, device=probability.device)
     return ((n + 1) * (1 - probability) < factor).sum(1)
+
+
+def within_frechet(probability: torch.Tensor, delta: float) -> torch.Tensor:
+    """The largest n with L_n - (1 - p_n) > delta, L_n = p_1 + .. + p_n - (n - 1), p descending (arXiv 2606.02955).
+
+    L_n is Frechet's lower bound of the probability that all n tokens are right together, whatever they have to do with
+    each other. Where all are equally sure this is the rule `factor` with factor 1 - delta; where the first are surer it
+    counts what they leave over, so it reveals more.
+    """
+    n = torch.arange(1, probability.shape[1] + 1, device=probability.device)
+    return (probability.cumsum(1) - (n - 1) - (1 - probability) > delta).sum(1)
 
 
 def within_entropy(entropy: torch.Tensor, bound: float) -> torch.Tensor:
