@@ -626,8 +626,9 @@ ValueError: not enough values to unpack (expected 2, got 1)
 """
 
 
-def test_an_error_of_our_own_checks_is_one_line(tmp_path):
-    (tmp_path / "log.txt").write_text(OWN_CHECK)
+@pytest.mark.parametrize("name", ["llada_v.evaluation.lmms.BadDocument", "llada_v.errors.WrongValue", "ValueError"])
+def test_an_error_of_our_own_checks_is_one_line(tmp_path, name):
+    (tmp_path / "log.txt").write_text(OWN_CHECK.replace("llada_v.evaluation.lmms.BadDocument", name))
     assert run.problem_in(tmp_path / "log.txt") == ("document 7 of ai2d cannot be read", [])
 
 

@@ -280,7 +280,7 @@ def problem_in(log: Path, begun: int = 0) -> tuple[str, list[str]]:
     errors = [
         number
         for number, line in enumerate(lines)
-        if re.match(r"[\w.]*(?:Error|Exception|Interrupt|BadDocument)\b", line)
+        if re.match(r"(?:[\w.]*(?:Error|Exception|Interrupt)|(?:\w+\.)+[A-Z]\w+)(?::|$)", line)
         and not line.split(":")[0].endswith("ChildFailedError")
     ]
     if not errors:
@@ -290,7 +290,7 @@ def problem_in(log: Path, begun: int = 0) -> tuple[str, list[str]]:
     trace = lines[starts[-1] : last + 1] if starts else []
     frames = [number for number, line in enumerate(trace) if line.lstrip().startswith('File "')]
     if not frames or is_own_check(*trace[frames[-1] : frames[-1] + 2]):
-        return re.sub(r"^(?:\w+\.)*(?:ValueError|BadDocument):\s*", "", lines[last]), []
+        return re.sub(r"^(?:ValueError|llada_v\.[\w.]+):\s*", "", lines[last]), []
     return lines[last], trace[-SHOWN:]
 
 
