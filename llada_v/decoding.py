@@ -8,6 +8,8 @@ torch nor this package. They speak through the child's stdin and stdout, in mess
 
 Instead of any answer comes {"bad": what is wrong with the clip} or {"fault": traceback}. `subprocess` starts the child,
 since the workers of a data loader may not have children of `multiprocessing`; it ends when its stdin does.
+It costs 0.1 s of CPU and 40 MiB once, and 0.15 s of CPU for every 190 MiB of pixels (32 frames of 1920 x 1080, whose
+decoding takes 0.7), as /proc and `time.process_time` count them.
 """
 
 import faulthandler

@@ -98,6 +98,11 @@ def test_checkpoints_get_shapes_and_know_neither_config_nor_model(file):
     assert not [name for name in own(imports_of(file)) if not name.startswith(known)]
 
 
+@pytest.mark.parametrize("file", files("*.py", ROOT / "llada_v" / "data"), ids=name_of)
+def test_the_data_know_no_training(file):
+    assert not within(imports_of(file), "llada_v.training")
+
+
 def test_the_noise_knows_tensors_and_ids():
     names = imports_of(ROOT / "llada_v" / "training" / "noise.py")
     assert set(own(names)) == {"llada_v.configuration_llada_v", "llada_v.configuration_llada_v.IGNORE"}
