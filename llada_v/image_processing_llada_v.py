@@ -17,7 +17,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from .anyres import Layout
 from .configuration_llada_v import LladaVConfig
 from .errors import WrongValue
-from .images import anyres_tiles, load_image, normalised, padded_tile, square_tile
+from .images import anyres_tiles, load_image, normalised, open_picture, padded_tile, square_tile
 from .media import open_media
 from .video import frames_at_fps, frames_evenly, load_frames
 
@@ -76,7 +76,7 @@ class Pixels:
             raise WrongValue(f"unknown options of {type(self).__name__}: {', '.join(unknown)}")
         options = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__} | options
         refused = [name for name in NOT_DONE if options.get(name)]
-        refused += [name for name in ("do_resize", "do_convert_rgb") if options[name] is False]
+        refused += ["do_resize"] * (options["do_resize"] is False)
         only = {"resample": PILImageResampling.BICUBIC, "device": "cpu", "data_format": "channels_first"}
         refused += [name for name, value in only.items() if str(options[name] or value) not in (str(value), value)]
         if refused:
@@ -159,13 +159,20 @@ class LladaVImageProcessor(Pixels, PilBackend):
         groups = images if isinstance(images, (list, tuple)) and nested(images) else [images]
         found = []
         for group in groups:
-            pictures = [
-                load_image(open_media(image, channels=options["input_data_format"])) for image in pictures_of(group)
-            ]
+            sources = [open_media(image, channels=options["input_data_format"]) for image in pictures_of(group)]
+            pictures = [self.picture(source, options) for source in sources]
             found += self.tiles(pictures, options)
         if not found:
             raise WrongValue("there are no images; give at least one")
         return self.features(found, return_tensors or options["return_tensors"])
+
+    def picture(self, source, options: dict) -> Image.Image:
+        """What `open_media` gave, in RGB. Raises ValueError where it is not, and is not to be converted."""
+        if options["do_convert_rgb"] is False and (mode := open_picture(source)[0].mode) != "RGB":
+            raise WrongValue(
+                f"do_convert_rgb is False, but a picture has mode {mode}; the tower sees red, green and blue"
+            )
+        return load_image(source)
 
     def tiles(self, pictures: list[Image.Image], options: dict) -> list:
         """(tiles, (height, width), layout) of each picture of one conversation."""

@@ -112,12 +112,24 @@ class LladaVModel(LladaVPreTrainedModel):
 
     @can_return_tuple
     def get_image_features(
-        self, pixel_values: torch.Tensor, image_sizes: torch.Tensor, image_layouts: torch.Tensor | None = None
+        self,
+        pixel_values: torch.Tensor,
+        image_sizes: torch.Tensor,
+        image_layouts: torch.Tensor | None = None,
+        **recorded,
     ) -> BaseModelOutputWithPooling:
         """What transformers asks of a model: last_hidden_state (T, P, E), the tower's own output for each tile, and
-        pooler_output, a tuple with the features (n, D) of each picture. Arguments and errors: `encode_pictures`."""
+        pooler_output, a tuple with the features (n, D) of each picture. Arguments and errors: `encode_pictures`.
+
+        recorded: output_hidden_states and output_attentions of the tower, which then runs a second time."""
         states, pictures = self.read_pictures(pixel_values, image_sizes, image_layouts)
-        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pictures)
+        found = BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pictures)
+        names = ("output_hidden_states", "output_attentions")
+        wanted = {name: recorded.get(name) or getattr(self.config.vision_config, name) for name in names}
+        if any(wanted.values()):
+            tower = self.vision_tower(scaled(pixel_values).to(self.dtype), **wanted)
+            found.hidden_states, found.attentions = tower.hidden_states, tower.attentions
+        return found
 
     def encode_pictures(
         self, pixel_values: torch.Tensor, image_sizes: torch.Tensor, image_layouts: torch.Tensor | None = None
@@ -152,10 +164,8 @@ class LladaVModel(LladaVPreTrainedModel):
         uint8 tiles are normalised here, to the bits that the image processor makes.
         """
         tower = self.vision_tower
-        if pixel_values.dtype == torch.uint8:
-            pixel_values = pixel_values.float().mul_(1 / 255).sub_(0.5).div_(0.5)
         # The output of the last encoder layer; the published features never pass the tower's post_layernorm.
-        embedded = tower.embeddings(pixel_values.to(self.dtype))
+        embedded = tower.embeddings(scaled(pixel_values).to(self.dtype))
         return tower.encoder(inputs_embeds=embedded).last_hidden_state
 
     def list_visuals(self, pixel_values, image_sizes, image_layouts):
@@ -298,7 +308,7 @@ class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel):
 
     def adjust_generation_fn(self, generation_config, from_auto_class, from_pipeline, folder, **kwargs) -> None:
         """transformers' hook while loading: the settings given, else those of the folder, where these have a length."""
-        if generation_config is None and (Path(folder) / GENERATION_CONFIG_NAME).is_file():
+        if generation_config is None and folder is not None and (Path(folder) / GENERATION_CONFIG_NAME).is_file():
             generation_config = GenerationConfig.from_pretrained(folder)
         if generation_config is not None and generation_config.max_new_tokens is not None:
             self.generation_config = generation_config
@@ -394,6 +404,13 @@ class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel):
             at = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             hidden = hidden[:, at]
         return MaskedLMOutput(logits=self.lm_head(hidden), **states)
+
+
+def scaled(pixel_values: torch.Tensor) -> torch.Tensor:
+    """Tiles as the tower wants them: uint8 ones are normalised, to the bits that the image processor makes."""
+    if pixel_values.dtype != torch.uint8:
+        return pixel_values
+    return pixel_values.float().mul_(1 / 255).sub_(0.5).div_(0.5)
 
 
 def empty_model(config: LladaVConfig) -> LladaVForConditionalGeneration:

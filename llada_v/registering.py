@@ -129,6 +129,8 @@ def register() -> None:
     for auto in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
         auto.register(LladaVConfig, LladaVForConditionalGeneration, exist_ok=True)
     # What transformers looks up by name, such as its server: the mappings above do not reach these.
+    modeling_auto.MODEL_MAPPING_NAMES[LladaVConfig.model_type] = LladaVModel.__name__
+    modeling_auto.MODEL_MAPPING_NAMES[LladaConfig.model_type] = LladaModel.__name__
     for names in (
         modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
         modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,

@@ -30,7 +30,6 @@ from .conversation import (
     turns_of,
 )
 from .errors import WrongValue
-from .images import load_image
 from .media import open_media
 from .video import frames_at_fps
 
@@ -88,7 +87,7 @@ class SequenceWriter:
             processor = self.image_processor
             layout = options.pop("layout", None) or self.layout_of(len(images), style)
             checked = processor.checked(options | {"layout": layout})
-            found = processor.tiles([load_image(source) for source in sources], checked)
+            found = processor.tiles([processor.picture(source, checked) for source in sources], checked)
         return [
             Visual(tiles, size, layout, num_features(layout, *size, self.config, frames=len(tiles)))
             for tiles, size, layout in found

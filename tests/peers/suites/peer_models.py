@@ -4,6 +4,7 @@ import copy
 import unittest
 
 import torch
+from peer_tests.generation.test_utils import GenerationTesterMixin
 from peer_tests.test_configuration_common import ConfigTester
 from peer_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
 
@@ -23,7 +24,7 @@ class WholeTester:
 
     def __init__(self, parent):
         self.parent = parent
-        self.batch_size, self.is_training, self.use_labels = 3, True, True
+        self.batch_size, self.is_training, self.use_labels = 7, True, True
         self.num_image_tokens = 2 * 2 + 1
         self.seq_length = 7 + self.num_image_tokens
         self.vocab_size, self.hidden_size = TEXT["vocab_size"], SIZES["hidden_size"]
@@ -45,9 +46,11 @@ class WholeTester:
         }
 
 
-class WholeModelTest(ModelTesterMixin, unittest.TestCase):
+class WholeModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.TestCase):
     all_model_classes = (LladaVModel, LladaVForConditionalGeneration)
     _is_composite = True
+    test_all_params_have_gradient = False  # the published features never pass the tower's post_layernorm
+    additional_model_inputs = ["pixel_values", "image_sizes", "image_layouts"]
     test_torch_exportable = False
 
     def setUp(self):
@@ -58,6 +61,7 @@ class WholeModelTest(ModelTesterMixin, unittest.TestCase):
         inputs = copy.deepcopy(inputs_dict)
         if return_labels and model_class is LladaVForConditionalGeneration:
             inputs["labels"] = inputs["input_ids"].clone()
+            inputs["generator"] = torch.Generator().manual_seed(0)  # or two calls would draw different noise
         return inputs
 
     def test_config(self):
