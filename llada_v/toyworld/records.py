@@ -6,7 +6,6 @@ picture in a stream and a path relative to the folder in a written data set.
 
 import json
 import random
-import tempfile
 from pathlib import Path
 
 from ..conversation import list_of, user_message
@@ -90,18 +89,16 @@ def write_dataset(folder, split, count, seed, **wanted):
 
 def write_records(folder, records):
     """Write records whose pictures are PIL images as `records.json` and picture files; returns the folder's Path."""
+    from ..checkpoint.files import growing  # which brings torch, and `--help` needs none
+
     folder = Path(folder)
     if folder.exists():
         raise ExistingFile(f"found {folder}, expected a new folder; remove it or name another one")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # On the same disk, so that the last step is one rename.
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        draft = Path(temporary) / "dataset"
-        (draft / "images").mkdir(parents=True)
+    with growing(folder) as draft:
+        (draft / "images").mkdir()
         written = (_with_files(record, draft, f"{i:06d}") for i, record in enumerate(records))
         lines = ",\n".join(map(json.dumps, written))
         (draft / "records.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-        draft.rename(folder)
     return folder
 
 

@@ -8,6 +8,7 @@ on from its last state.
     python -m llada_v.toyworld sight exp/tiny/random exp/tiny/tower --steps 1400
 """
 
+import os
 import random
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from ..anyres import resized_on_canvas, select_canvas
+from ..checkpoint.files import growing
 from ..configuration_llada_v import IGNORE
 from ..images import anyres_tiles, normalised
 from ..modeling_llada_v import LladaVForConditionalGeneration
@@ -140,7 +142,8 @@ def learn_to_see(source, target, steps: int, batch_size: int = 16, learning_rate
     tower, config = model.model.vision_tower, model.config
     width = config.vision_config.hidden_size
     heads = nn.ModuleList([nn.Linear(width, size) for size in (len(WHAT), len(COLOR), MOST + 1)])
-    learned = nn.ModuleList([tower.embeddings, tower.encoder, heads])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    learned = nn.ModuleList([tower.embeddings, tower.encoder, heads]).to(device)
     optimizer = torch.optim.AdamW(learned.parameters(), learning_rate, weight_decay=0.0)
 
     def rate(step):
@@ -150,20 +153,20 @@ def learn_to_see(source, target, steps: int, batch_size: int = 16, learning_rate
     state = Path(f"{target}.state.pt")
     first = 0
     if state.is_file():
-        saved = torch.load(state, weights_only=True)
+        saved = torch.load(state, device, weights_only=True)
         for part, values in zip((learned, optimizer, schedule), saved["parts"], strict=True):
             part.load_state_dict(values)
         first = saved["step"]
     pictures = Subset(Tiles(config, seed, steps * batch_size), range(first * batch_size, steps * batch_size))
-    batches = DataLoader(pictures, batch_size, num_workers=1)
+    batches = DataLoader(pictures, batch_size, num_workers=max(1, (os.cpu_count() or 1) - 1))
     for step, batch in enumerate(tqdm(batches, desc="sight", unit="step", mininterval=10), start=first):
-        tiles, labels = (part.flatten(0, 1) for part in batch)
-        with torch.autocast("cpu", torch.bfloat16):
+        tiles, labels = (part.flatten(0, 1).to(device) for part in batch)
+        with torch.autocast(device, torch.bfloat16):
             features = tower.encoder(inputs_embeds=tower.embeddings(tiles)).last_hidden_state  # (T, P, D)
             scores = [head(features).float().flatten(0, 1) for head in heads]
         labels = labels.flatten(0, 1).unbind(-1)
         losses = sum(cross_entropy(*pair, reduction="none") for pair in zip(scores, labels, strict=True))
-        weights = torch.where(torch.isin(labels[0], torch.tensor(GROUND)), GROUND_WEIGHT, 1.0)
+        weights = torch.where(torch.isin(labels[0], torch.tensor(GROUND, device=device)), GROUND_WEIGHT, 1.0)
         loss = (losses * weights).sum() / weights.sum()
         optimizer.zero_grad()
         loss.backward()
@@ -176,8 +179,9 @@ def learn_to_see(source, target, steps: int, batch_size: int = 16, learning_rate
             parts = [part.state_dict() for part in (learned, optimizer, schedule)]
             torch.save({"step": step + 1, "parts": parts}, state.with_suffix(".new"))
             state.with_suffix(".new").rename(state)
-    model.save_pretrained(target)
-    processor.save_pretrained(target)
+    with growing(Path(target)) as draft:
+        model.save_pretrained(draft)
+        processor.save_pretrained(draft)
     state.unlink(missing_ok=True)
 
 
@@ -185,6 +189,6 @@ def told(scores: list[torch.Tensor], labels: list[torch.Tensor]) -> str:
     """The shares of patches that show something, of letters and digits among them, and of numbers that are right."""
     what, _, number = labels
     is_right, is_numbered = scores[0].argmax(-1) == what, scores[2].argmax(-1) == number
-    is_read = torch.isin(what, torch.tensor(READ))
+    is_read = torch.isin(what, torch.tensor(READ, device=what.device))
     shares = (is_right[what > 0], is_right[is_read], is_numbered[number > 0])
     return "{:.3f} of patches right, {:.3f} of letters, {:.3f} of numbers".format(*(s.float().mean() for s in shares))

@@ -11,6 +11,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from ..checkpoint.files import growing
 from ..configuration_llada_v import LladaVConfig
 from ..conversation import SYSTEM_PROMPT, TOKENS
 from ..modeling_llada_v import LladaVForConditionalGeneration
@@ -112,5 +113,6 @@ def build(folder: str | Path, seed: int = 0) -> None:
     config = tiny_config(tokenizer)
     model = LladaVForConditionalGeneration(config)
     model.generation_config.max_new_tokens = CANVAS
-    model.save_pretrained(folder)
-    LladaVProcessor(tokenizer, config).save_pretrained(folder)
+    with growing(Path(folder)) as draft:
+        model.save_pretrained(draft)
+        LladaVProcessor(tokenizer, config).save_pretrained(draft)
