@@ -5,17 +5,12 @@ pytest -m slow tests/fuzz/test_data.py
 
 import io
 import json
-import sys
 import tarfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
-
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-
 from published import pattern
 from sample_data import turns, write_clip
 
