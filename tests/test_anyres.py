@@ -75,7 +75,7 @@ def test_a_picture_that_leaves_no_feature_is_a_clear_error(size):
 
 
 def test_an_empty_list_of_canvases_is_refused():
-    with pytest.raises(ValueError, match="image_grid_pinpoints is empty"):
+    with pytest.raises(ValueError, match=r"image_grid_pinpoints is \[\]"):
         LladaVConfig(image_grid_pinpoints=[])
 
 

@@ -105,7 +105,9 @@ def broken_model(tiny_folder):
 
 def inputs_of(processor, text="What?"):
     message = {"role": "user", "content": text}
-    return processor.apply_chat_template([message], add_generation_prompt=True, return_tensors="pt")
+    return processor.apply_chat_template(
+        [message], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
 
 
 @pytest.mark.parametrize("cache", CACHES)
