@@ -98,6 +98,7 @@ def reveal(tokens, sureness, stops=((STOP,),), **settings):
         ({"schedule": "cosine"}, "schedule is 'cosine'; choose one of linear, convex"),
         ({"rule": "margin", "schedule": "convex"}, "schedule 'convex' shares .*set schedule='linear'"),
         ({"lookahead": -1}, "lookahead is -1; it must be a whole number from 0 to 64"),
+        ({"lookahead": None}, "lookahead is None; it must be a whole number from 0 to 64"),
         ({"lookahead": 10**12}, "lookahead is 1000000000000; it must be a whole number from 0 to 64"),
         ({"gen_length": 10**12}, "gen_length is 1000000000000; it must be .* from 1 to 1,000,000"),
         ({"steps": 10**30}, "steps is 10+; it must be a whole number from 1 to 1,000,000"),
