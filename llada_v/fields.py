@@ -128,8 +128,8 @@ def fits(value, kinds: tuple, rule: Rule) -> bool:
     """Whether a value is of one of the types and what the rule allows."""
     if value is None:
         return NoneType in kinds
-    if isinstance(value, bool):
-        return bool in kinds
+    if isinstance(value, (bool, dict)):
+        return type(value) in kinds
     if isinstance(value, (int, float)):
         return (float in kinds or int in kinds and isinstance(value, int)) and in_range(value, rule)
     if isinstance(value, (str, Path)):
@@ -162,8 +162,8 @@ def allowed(field: dataclasses.Field, rule: Rule) -> str:
         if rule.choices:
             return f"list {'one' if rule.least else 'none'} or more of {', '.join(rule.choices)}"
         return f"it must be {' or '.join(spelled(kind) for kind in kinds if kind is not NoneType)}"
-    if bool in kinds:
-        return "it must be true or false"
+    if bool in kinds or dict in kinds:
+        return "it must be true or false" if bool in kinds else "it must be an object with names and values"
     if int in kinds or float in kinds:
         noun = "a number" if float in kinds else "a whole number"
         return f"it must be {noun} {range_of(rule)}" + "".join(f", or {choice!r}" for choice in rule.choices)

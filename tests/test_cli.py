@@ -151,6 +151,9 @@ SETTINGS = [
         "stop_strings": (["--stop", "ab", "--stop", "\n"], ["ab", "\n"]),
         "suffix_token_ids": (["--suffix", "ok"], [111, 107]),
     },
+    {"constraint": (["--regex", "[0-9]+"], {"regex": "[0-9]+"})},
+    {"constraint": (["--choices", "a,b"], {"choices": ["a", "b"]})},
+    {"constraint": (["--template", "x {integer}"], {"template": "x {integer}"})},
     {
         "gen_length": (["--gen-length", "auto"], "auto"),
         "max_gen_length": (["--max-gen-length", "96"], 96),

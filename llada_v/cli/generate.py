@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ..errors import WrongValue
 from ..generation.config import SamplerConfig
+from ..json_text import read_json
 from .options import add_device_options, add_quantize, add_settings, check_file, given, need_to_quantize
 
-APART = ("stop_token_ids", "stop_strings", "suffix_token_ids")  # --stop and --suffix take text
+APART = ("stop_token_ids", "stop_strings", "constraint", "suffix_token_ids")  # asked for in other words
 GIF_FRAMES = 4  # frames of a video that stand beside an animated answer
 
 
@@ -29,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STRING",
         help="ends the answer, as the end of the turn always does; repeatable; a newline is $'\\n' in bash",
     )
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--regex", metavar="PATTERN", help="the whole answer matches it; needs outlines-core")
+    shape.add_argument("--choices", metavar="A,B,...", help="the answer is one of these texts")
+    shape.add_argument("--template", metavar="TEXT", help="fixed text with gaps: 'Total: {number}, {choice:yes|no}'")
+    shape.add_argument("--json-schema", metavar="FILE", help="the answer is JSON of this schema")
     add("--suffix", default="", metavar="STRING", help="text behind the canvas, visible from the first step")
     add("--seed", type=int, default=0, help="for temperature and random remasking (%(default)s)")
     add_device_options(parser)
@@ -42,6 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--json", action="store_true", help="one JSON object a question on stdout")
     add("--gif", type=Path, metavar="FILE", help="also draw how the answers appear")
+
+
+def constraint_of(args: argparse.Namespace) -> dict | None:
+    """The shape that was asked for, as `SamplerConfig` takes it."""
+    if args.json_schema is not None:
+        return {"json_schema": read_json(args.json_schema)}
+    choices = None if args.choices is None else args.choices.split(",")
+    given = {"regex": args.regex, "choices": choices, "template": args.template}
+    return next(({kind: value} for kind, value in given.items() if value is not None), None)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -73,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     check_file("--gif", args.gif, ".gif")
     if args.video and Path(args.video).is_file():
         installed()
-    settings = given(args, SamplerConfig)
+    settings = given(args, SamplerConfig) | {"constraint": constraint_of(args)}
     # What can be wrong is looked at before the weights are read.
     SamplerConfig(**settings)
     pictures = [load_image(image) for image in images]

@@ -6,6 +6,7 @@ from functools import cached_property
 from ..errors import WrongValue
 from ..fields import check, documented, setting
 from ..json_text import shown
+from .patterns import pattern_of
 
 AUTO = "auto"
 REMASKING = ("low_confidence", "random")
@@ -112,6 +113,13 @@ class SamplerConfig:
         "texts that end the answer, wherever in a token they begin; `generate` needs the tokenizer for them",
         none="no others",
     )
+    constraint: dict | None = setting(
+        None,
+        "the shape of the answer, one of {regex: pattern}, {choices: texts}, {template: text with gaps}, {json_schema: "
+        "schema} (see `generation.patterns`): only tokens are let through that lead to it; `generate` needs the "
+        "tokenizer, and outlines-core",
+        none="any text",
+    )
     suffix_token_ids: list[int] | None = setting(
         None, "ids placed behind the canvas, visible from the first step and returned behind the answer"
     )
@@ -178,6 +186,8 @@ class SamplerConfig:
         self._check_lengths()
         self._check_stops()
         self._check_combinations()
+        if self.constraint is not None:
+            pattern_of(self.constraint)
 
     @cached_property
     def resolved(self) -> Resolved:
@@ -263,6 +273,16 @@ class SamplerConfig:
                 self.cache != "none" and self.cfg_scale,
                 f"cache {shown(self.cache)} does not hold the unguided copy that cfg_scale {self.cfg_scale} needs; "
                 "set cache='none' or cfg_scale=0",
+            ),
+            (
+                self.constraint is not None and (self.stop_token_ids is not None or self.stop_strings),
+                "an answer of a given shape ends with the shape or the end of the turn; "
+                "leave stop_token_ids and stop_strings out, or constraint",
+            ),
+            (
+                self.constraint is not None and self.suffix_token_ids,
+                "suffix_token_ids would stand behind an answer of a given shape; "
+                "leave suffix_token_ids out, or constraint",
             ),
             (
                 self.rule != "top_k" and self.remasking == "random",

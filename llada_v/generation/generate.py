@@ -4,6 +4,7 @@ Pictures are encoded and prompts embedded once for an answer. A call of the loop
 and the head on the open positions, nowhere else.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,11 +13,17 @@ import torch
 from torch.nn.functional import pad
 
 from ..errors import WrongValue
+from .automaton import automaton_of, pieces_of
 from .cache import Cache, Scope
 from .config import SamplerConfig
+from .constraint import Constraint
 from .keywords import read_keywords
+from .patterns import pattern_of
 from .sampler import Call, SamplerOutput, SamplerState, sample
 from .stops import by_kind
+
+# Where automata of shapes are kept from one run to the next.
+CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "llada_v", "automata")
 
 
 class Reader:
@@ -195,6 +202,13 @@ class SamplerMixin:
                 "shorten the prompt, the pictures or gen_length"
             )
         vocabulary = config.text_config.vocab_size
+        constraint = None
+        if sampler.constraint is not None:
+            if tokenizer is None:
+                raise WrongValue("a constraint is spelled by tokens; give tokenizer=processor.tokenizer")
+            pieces = pieces_of(tokenizer, vocabulary, config.never_generated_ids())
+            shape = automaton_of(pattern_of(sampler.constraint), pieces, CACHE)
+            constraint = Constraint(shape, config.eot_token_id, config.mask_token_id, sampler.canvas_length)
         largest = max((token for ids in (*stops, sampler.suffix_token_ids or []) for token in ids), default=0)
         if largest >= vocabulary:
             raise WrongValue(f"a suffix or stop has the id {largest}, outside the vocabulary of {vocabulary} ids")
@@ -212,7 +226,7 @@ class SamplerMixin:
             attention_mask = None if attention_mask is None else attention_mask.repeat_interleave(copies, 0)
         num_rows = len(input_ids)
         reader = (EachAlone if sampler.cache == "dllm" else Reader)(self, prompt, attention_mask, suffix, sampler)
-        found = sample(reader, num_rows, sampler, config.mask_token_id, stops, generator, callback, decode)
+        found = sample(reader, num_rows, sampler, config.mask_token_id, stops, generator, callback, decode, constraint)
 
         canvas = found.canvas.to(device)
         answers = [torch.cat((canvas[row, :end], suffix)) for row, end in enumerate(found.ends.tolist())]

@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 from ..errors import WrongValue
 from .cache import Scope, scope_of
 from .config import AUTO, SamplerConfig
+from .constraint import Constraint
 from .lookahead import drafts_of, num_verified
 from .reveal import choose, propose, reveal_counts
 from .stops import Stops
@@ -123,20 +124,26 @@ def sample(
     generator: torch.Generator | None = None,
     callback: Callable[[SamplerState], None] | None = None,
     decode: Callable[[list[int]], str] | None = None,
+    constraint: Constraint | None = None,
 ) -> Sampled:
     """Reveal the answers of `num_rows` prompts.
 
     logits_of: a `Call` -> logits (M, V) float32 at its open positions, canvas by canvas, on any device; the mask's id
         must be -inf.
     stops: id sequences that end an answer, beside the config's stop_strings, which need `decode`: ids -> text.
+    constraint: the shape of the answers; its tokens alone are let through.
     A row takes part in no further call once its answer is complete.
     """
-    rows, num_forwards = Rows(num_rows, config, Stops(stops, mask_id, config.stop_strings or (), decode)), 0
+    stops = Stops(stops, mask_id, config.stop_strings or (), decode)
+    rows, num_forwards = Rows(num_rows, config, stops, constraint), 0
     while len(unfinished := rows.unfinished()):
         group, scope = rows.next_group(unfinished)
         drafts, is_open, counted = rows.look_ahead(group, scope)
         call = call_of(config, scope, group, drafts, is_open, rows.start[group], rows.end[group], counted)
-        found = found_at(is_open, propose(logits_of(call), config, generator))
+        logits = logits_of(call)
+        if constraint is not None:
+            logits = constraint.restrict(logits, call.canvas, call.is_open)
+        found = found_at(is_open, propose(logits, config, generator))
         num_forwards += 1
         for revealed in rows.take(group, drafts, is_open, counted, *found):
             if callback is not None:
@@ -158,7 +165,8 @@ class Rows:
     order: per row, the positions that each of its steps revealed.
     """
 
-    def __init__(self, num_rows: int, config: SamplerConfig, stops: Stops):
+    def __init__(self, num_rows: int, config: SamplerConfig, stops: Stops, constraint: Constraint | None = None):
+        self.constraint = constraint
         self.config, self.stops, self.mask_id, self.limit = config, stops, stops.mask_id, config.canvas_length
         self.grows = config.gen_length == AUTO
         counts = reveal_counts(config.resolved.block_length, config.steps_per_block, config.schedule)
@@ -182,6 +190,8 @@ class Rows:
         seen = torch.where(self.open_in(canvas, end), scores, -torch.inf)
         quota = self.counts[block_step.clamp(max=len(self.counts) - 1)]
         chosen = choose(seen, quota, self.config)
+        if self.constraint is not None:
+            chosen = self.constraint.together(canvas, candidates, scores, chosen)
         return torch.where(chosen, candidates, canvas), chosen
 
     def longer(self, end: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ trap 'rm "$found"' EXIT
 
 for platform in x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin x86_64-pc-windows-msvc; do
     for python in 3.11 3.12 3.13; do
-        for extra in video train eval quantize dev; do
+        for extra in video train eval quantize structured dev; do
             "$uv" pip compile pyproject.toml --extra "$extra" --python-platform "$platform" --python-version "$python" \
                 --only-binary :all: "${sources[@]/#/--no-binary=}" --prerelease disallow \
                 --constraints constraints.txt --constraints <(echo "$torch") --quiet --no-header --no-annotate >"$found"
