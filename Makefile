@@ -1,5 +1,5 @@
 # `make demo` and `make test` work on a fresh clone: each installs what it needs, once.
-.PHONY: demo test test-slow lint train-tiny judge bench eval-tiny lock test-versions check-wheel check-platforms
+.PHONY: demo test test-slow lint train-tiny judge bench eval-tiny docs lock test-versions check-wheel check-platforms
 python = .venv/bin/python
 
 demo:
@@ -34,6 +34,11 @@ eval-tiny:
 bench:
 	bash init_env.sh
 	$(python) -m llada_v bench --accuracy
+
+# The pages under docs/ as a site, in site/.
+docs:
+	bash init_env.sh docs
+	.venv/bin/zensical build --clean --strict
 
 # For those who change the project, see CONTRIBUTING.md.
 

@@ -1,6 +1,5 @@
 """The command line: options reach the sampler, answers come out as lines or JSON, and errors say what is wrong."""
 
-import argparse
 import dataclasses
 import errno
 import importlib.util
@@ -18,7 +17,7 @@ from transformers.feature_extraction_utils import BatchFeature
 import llada_v.answering
 from llada_v import SamplerConfig, cli, errors, quantization
 from llada_v import convert as conversion
-from llada_v.cli import generate, options
+from llada_v.cli import options
 from llada_v.generation.sampler import SamplerOutput, sample
 from llada_v.shipped import ROOT
 from llada_v.training import train as training
@@ -296,14 +295,6 @@ def test_words_that_name_no_key_are_one_line_and_status_2(verb, words, told, cap
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line and f"llada-v {verb} --help" in line
-
-
-def test_the_readme_lists_every_option():
-    parser = argparse.ArgumentParser(add_help=False)
-    generate.add_arguments(parser)
-    options = {option for action in parser._actions for option in action.option_strings}
-    rows = (ROOT / "README.md").read_text().splitlines()
-    assert {row.split("`")[1] for row in rows if row.startswith("| `--")} == options
 
 
 # Errors

@@ -3,6 +3,9 @@
 import json
 import re
 import runpy
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +45,34 @@ def test_the_page_about_transformers_runs_from_top_to_bottom(monkeypatch, tmp_pa
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "3" and len(known["chats"]) == 2 and said[1] == said[2]
     assert known["losses"][-1] < known["losses"][0]
+
+
+def test_the_pages_build_without_a_warning(tmp_path):
+    """In a copy, so that no `site/` is left behind; every link and every name of the reference is looked up."""
+    for name in ("docs", "data", "llada_v"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "toyworld"))
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    build = [sys.executable, "-m", "zensical", "build", "--strict"]
+    built = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert "SamplerConfig" in (tmp_path / "site" / "reference" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_page_on_finetuning_teaches_what_it_says(tmp_path, monkeypatch, capsys):
+    """Every block in order, in a folder of its own; of the shell's the commands of llada-v."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "llada-v-tiny").symlink_to(ROOT / "model" / "llada-v-tiny")
+    page = (ROOT / "docs" / "fine_tune.md").read_text(encoding="utf-8")
+    for kind, block in re.findall(r"^```(python|yaml|bash)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
+        if kind == "python":
+            exec(compile(block, "fine_tune.md", "exec"), {})
+        elif kind == "yaml":
+            (tmp_path / "data" / "arrows" / "recipe.yaml").write_text(block, encoding="utf-8")
+        else:
+            for line in re.findall(r"^llada-v .*$", block, re.MULTILINE):
+                words = line.replace("llada-v", f"{sys.executable} -m llada_v", 1)
+                assert subprocess.run(words, shell=True, timeout=1800).returncode == 0, line
+    right, asked = map(int, re.findall(r"(\d+) of (\d+)", capsys.readouterr().out)[-1])
+    assert right >= 0.9 * asked

@@ -56,7 +56,7 @@ class Evaluation:
     reproduce_original: bool = setting(False, "the original's prompts and answers, token by token")
     questions: int = setting(200, "of each kind in the small world", least=1, most=MOST)
     fresh: bool = setting(False, "move what earlier runs of these tasks left aside, and start again")
-    nodes: int = setting(1, "machines, each of which runs the same line, see eval/README.md", least=1, most=10_000)
+    nodes: int = setting(1, "machines, each of which runs the same line, see docs/benchmarks.md", least=1, most=10_000)
     node_rank: int = field(init=False)
 
     def __post_init__(self):
