@@ -172,7 +172,7 @@ def task(tiny_model, tiny_processor):
 
 @pytest.fixture(scope="module")
 def rows(task):
-    settings = [Setting("half", {"steps": 2}), Setting("random", {"remasking": "random"})]
+    settings = [Setting("half", {"steps": 2}), Setting("random", {"temperature": 100.0})]
     return bench(task, settings, (1, 4), rounds=1, machine=Machine(bandwidth=1e12, matrix_rate=1e13))
 
 
