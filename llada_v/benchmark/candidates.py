@@ -22,13 +22,17 @@ PLAIN = "plain"
 FIELDS = tuple(field.name for field in dataclasses.fields(SamplerConfig))
 LISTS = ("stop_token_ids", "stop_strings", "suffix_token_ids")  # a list is one value of these
 
-CACHES = {
+CACHES: dict[str, dict] = {
     "": {},
     "prompt": {"cache": "prompt"},
     "prompt kept": {"cache": "prompt", "refresh_interval": 0},
     "dllm": {"cache": "dllm"},
 }
-SEARCHED_CACHES = {"": {}, "prompt": {"cache": "prompt", "refresh_interval": [0, 4, 16]}, "dllm": {"cache": "dllm"}}
+SEARCHED_CACHES: dict[str, dict] = {
+    "": {},
+    "prompt": {"cache": "prompt", "refresh_interval": [0, 4, 16]},
+    "dllm": {"cache": "dllm"},
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Setting:
     name: str
     fields: dict
 
-    def over(self, gen_length: int, steps: int | None = None, **common) -> "Setting":
+    def over(self, gen_length: int | str, steps: int | None = None, **common) -> "Setting":
         """The same setting with what all settings share; what it says itself goes first.
 
         gen_length: the answer canvas in tokens. common: other fields.
@@ -107,7 +111,7 @@ def read_settings(file: str | Path) -> list[Setting]:
 def compared(gen_length: int) -> list[Setting]:
     """What is compared where nothing is named: every cache with every way to reveal `gen_length` tokens."""
     half = -(-gen_length // 2)
-    reveals = {
+    reveals: dict[str, dict] = {
         "": {},
         "half the steps": {"steps": half},
         "half, convex": {"steps": half, "schedule": "convex"},
@@ -129,7 +133,7 @@ def compared_without_confidence() -> list[Setting]:
 def searched(gen_length: int) -> list[Setting]:
     """What `tune` searches where nothing is named: the same, with several values of each parameter."""
     steps = sorted({-(-gen_length // share) for share in (2, 4)})
-    reveals = {
+    reveals: dict[str, dict] = {
         "": {},
         "top_k": {"steps": steps, "schedule": ["linear", "convex"]},
         "threshold": {"rule": "threshold", "threshold": [0.6, 0.7, 0.8, 0.9, 0.95]},

@@ -89,7 +89,7 @@ class Rounds:
         self.peak = PeakMemory(model.device)
 
     def answer(
-        self, batches: Iterable[Batch], first: int = 0, progress: Callable[[int], None] = lambda count: None
+        self, batches: Iterable[Batch], first: int = 0, progress: Callable[[int], object] = lambda count: None
     ) -> None:
         """One round: every setting answers every batch.
 

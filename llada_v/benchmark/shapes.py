@@ -6,6 +6,7 @@ of trained weights of the same sizes, their confidence is not, so a rule that wa
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ class Shape:
     steps: int | None = None
 
 
-LONG_PROMPT = dict(prompt_length=3687, picture=(768, 1024))  # 3,627 of the tokens are features
+LONG_PROMPT: dict[str, Any] = dict(prompt_length=3687, picture=(768, 1024))  # 3,627 of the tokens are features
 SHAPES = {
     "tiny": Shape(),
     # The tower runs once an answer and is not what is measured.

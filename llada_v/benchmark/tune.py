@@ -87,7 +87,8 @@ def nearest_the_front(runs: Sequence[Run], keep: int) -> list[Run]:
 
     Of the last front that is needed the more accurate come first.
     """
-    left, kept = list(runs), []
+    left = list(runs)
+    kept: list[Run] = []
     while left and len(kept) < keep:
         layer = [left[index] for index in front([(1 / total(run), accuracy(run)) for run in left])]
         layer.sort(key=accuracy, reverse=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..charts import histogram
-from .measure import MODALITIES, UNKNOWN, Encoding, Measurer, collected, keep
+from .measure import MODALITIES, UNKNOWN, BadRecord, Encoding, Measurer, collected, keep
 from .records import Records
 from .writing import whole_file
 
@@ -93,7 +93,8 @@ def check(records: Records, processor, encoding: Encoding, workers: int) -> Repo
 
     The lengths are left beside the index, so that a training need not find them again.
     """
-    measurer, bad = Measurer(records, processor, encoding, decode=True), {}
+    measurer = Measurer(records, processor, encoding, decode=True)
+    bad: dict[int, BadRecord] = {}
     modalities, lengths = collected(measurer, workers, "check", bad.__setitem__)
     try:
         keep(measurer, modalities, lengths)

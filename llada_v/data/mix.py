@@ -75,10 +75,10 @@ def mix(normal: str | Path, reasoning: str | Path, output: str | Path, seed: int
     normal, reasoning, output = Path(normal), Path(reasoning), Path(output)
     if output.resolve() in (normal.resolve(), reasoning.resolve()):
         raise WrongValue(f"{output} is one of the files to read; write the mixture to another")
-    counts = [sum(1 for _ in read_entries(file, may_be_empty=True)) for file in (normal, reasoning)]
-    ratio = ratio_of(*counts)
+    num_normal, num_reasoning = (sum(1 for _ in read_entries(file, may_be_empty=True)) for file in (normal, reasoning))
+    ratio = ratio_of(num_normal, num_reasoning)
     draw = random.Random(seed)
     ordinary = records_of(normal, lambda: NO_THINK)
     thinking = records_of(reasoning, lambda: THINK if draw.random() < 0.5 else "")
     write_array(output, interleave(ordinary, thinking, ratio))
-    return *counts, ratio
+    return num_normal, num_reasoning, ratio

@@ -262,9 +262,10 @@ def tar_entries(file: Path) -> Iterator[Entry]:
     """
     try:
         with tarfile.open(file, "r:") as tar:
-            key, text, blobs, number = None, None, [], 0
+            key, text, number = None, None, 0
+            blobs: list[Blob] = []
             while (member := tar.next()) is not None:
-                tar.members.clear()  # tarfile keeps every member it has seen
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all it has seen; typeshed leaves that out
                 if member.isdir() or is_left_behind(member.name):
                     continue
                 folder, _, name = member.name.encode(errors="backslashreplace").decode().rpartition("/")

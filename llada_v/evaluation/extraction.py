@@ -294,7 +294,7 @@ def options_in(question: str) -> dict[str, str]:
             runs.append([match])
         elif runs and match[1] == LETTERS[len(runs[-1])]:
             runs[-1].append(match)
-    best = max(reversed(runs), key=len, default=[])
+    best: list[re.Match] = max(reversed(runs), key=len, default=[])
     ends = [*(match.start() for match in best[1:]), len(question)]
     return {match[1]: question[match.end() : end].strip() for match, end in zip(best, ends, strict=False)}
 

@@ -10,7 +10,7 @@ requests or the process, and answers of one length are compared under the same m
 tokenizer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -65,7 +65,7 @@ def random_masks(length: int, num_masks: int, seed: int) -> torch.Tensor:
 
 def log_likelihoods(
     model,
-    inputs: dict[str, torch.Tensor],
+    inputs: Mapping[str, torch.Tensor],
     answers: list[list[int]],
     prompt_of: list[int] | None = None,
     num_masks: int = 128,
@@ -98,7 +98,7 @@ def log_likelihoods(
     return [estimate(plan, found) for plan, found in zip(plans, sums, strict=True)]
 
 
-def exact_log_likelihood(model, inputs: dict[str, torch.Tensor], answer: list[int], batch_size: int = 32) -> float:
+def exact_log_likelihood(model, inputs: Mapping[str, torch.Tensor], answer: list[int], batch_size: int = 32) -> float:
     """The value that the estimate of one answer converges to, from all 2^l - 1 masks."""
     return log_likelihoods(model, inputs, [answer], num_masks=2 ** max(1, len(answer)), batch_size=batch_size)[
         0
@@ -121,7 +121,7 @@ def estimate(masks: torch.Tensor, sums: torch.Tensor) -> Likelihood:
 @torch.no_grad()
 def masked_log_probabilities(
     model,
-    inputs: dict[str, torch.Tensor],
+    inputs: Mapping[str, torch.Tensor],
     answers: list[list[int]],
     prompt_of: list[int],
     masks: list[torch.Tensor],
@@ -143,13 +143,13 @@ def masked_log_probabilities(
         is_real[row, : len(answer)] = True
     owner = torch.repeat_interleave(torch.arange(len(answers)), torch.tensor([len(plan) for plan in masks])).to(device)
     hidden = torch.cat([torch.nn.functional.pad(plan, (0, width - plan.shape[1])) for plan in masks]).to(device)
-    prompt_of = torch.tensor(prompt_of, device=device)
+    prompt_at = torch.tensor(prompt_of, device=device)
     sums = []
     for rows, is_masked in zip(owner.split(batch_size), hidden.split(batch_size), strict=True):
         behind = embed_tokens(ids[rows].masked_fill(is_masked, mask_id))
-        in_front = inputs["attention_mask"][prompt_of[rows]].bool()
+        in_front = inputs["attention_mask"][prompt_at[rows]].bool()
         logits = model(
-            inputs_embeds=torch.cat((prompts[prompt_of[rows]], behind), dim=1),
+            inputs_embeds=torch.cat((prompts[prompt_at[rows]], behind), dim=1),
             attention_mask=torch.cat((in_front, is_real[rows]), dim=1),
             logits_at=torch.cat((torch.zeros_like(in_front), is_masked), dim=1),
         ).logits.float()  # (M, V)
@@ -168,7 +168,7 @@ def masked_log_probabilities(
 @torch.no_grad()
 def are_greedy(
     model,
-    inputs: dict[str, torch.Tensor],
+    inputs: Mapping[str, torch.Tensor],
     answers: list[list[int]],
     prompt_of: list[int] | None = None,
     batch_size: int = 32,
@@ -199,7 +199,7 @@ def are_greedy(
     return [written[len(answer), prompt] == answer for answer, prompt in zip(answers, prompt_of, strict=True)]
 
 
-def features_of(model, inputs: dict[str, torch.Tensor]) -> torch.Tensor | None:
+def features_of(model, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
     """The features (F, D) of the pictures of a batch; None where there are none."""
     pictures = {key: inputs[key] for key in ("pixel_values", "image_sizes", "image_layouts") if key in inputs}
     return model.encode_pictures(**pictures) if pictures else None

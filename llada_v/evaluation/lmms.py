@@ -250,7 +250,7 @@ class LladaV(lmms):
             if item.prompt is None:
                 item.answer = GenerationResult("", TokenCounts(output_tokens=0))
                 bar.update()
-        batches = deque()
+        batches: deque[list[Asked]] = deque()
         while todo:
             settings = todo[0].settings
             same = [item for item in todo if item.settings == settings]

@@ -4,9 +4,11 @@ Knows files and settings, no model and no lmms-eval.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from PIL import Image
 
@@ -98,7 +100,7 @@ def rows_of(benchmark: Benchmark, results: dict, log: list[dict], settings: str)
             key = entry["task"], entry["doc_id"]
             timed[key] = timed.get(key, 0.0) + entry["seconds"]
     errors = [entry["standard_error"] for entry in log if "standard_error" in entry]
-    shared = dict(
+    shared: dict[str, Any] = dict(
         settings=settings,
         seconds=fmean(timed.values()) if timed else None,
         documents=int(documents),
@@ -150,7 +152,7 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def save_table(rows: list[Row], folder: str | Path, title: str, about: dict, beside: list[str] = ()) -> None:
+def save_table(rows: list[Row], folder: str | Path, title: str, about: dict, beside: Sequence[str] = ()) -> None:
     """Write table.json, table.md and table.png.
 
     about: what else is to be known, such as model and versions. beside: lines about other results of the same tasks.

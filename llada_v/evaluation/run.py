@@ -101,7 +101,7 @@ def identity_of(task: Benchmark, made_of: dict, plan: Evaluation, digests: Diges
     """
     files = task_sums(task_files(task, plan), digests)
     if task.is_likelihood:
-        sampler = {"num_masks": plan.num_masks, "seed": plan.seed}
+        sampler: dict = {"num_masks": plan.num_masks, "seed": plan.seed}
     else:
         given, plain = task.sampling(plan.preset), {field.name: field.default for field in fields(SamplerConfig)}
         sampler = {key: value for key, value in given.items() if value != plain[key] and key not in SAME_TOKENS}

@@ -44,7 +44,7 @@ def forgive(told: Callable[[str, str, str], None]) -> None:
             told(task.config.task, document, problem)
         return raising(task, doc, [NO_ANSWER.get(task.OUTPUT_TYPE, "")] * len(results), *rest, **options)
 
-    process_results.raising = raising
+    process_results.raising = raising  # type: ignore[attr-defined]  # functions take attributes, their type has none
     ConfigurableTask.process_results = process_results
 
 

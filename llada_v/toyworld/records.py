@@ -33,9 +33,9 @@ def generate_records(split, count, seed, style="caption", **wanted):
     """
     check(split in SPLITS, "split", split, f"one of {SPLITS}")
     check(count >= 0, "count", count, "0 or more records")
-    wanted = Wanted(**wanted)
-    wanted.check(style)
-    return (_generate_record(split, i, seed, style, wanted) for i in range(count))
+    wishes = Wanted(**wanted)
+    wishes.check(style)
+    return (_generate_record(split, i, seed, style, wishes) for i in range(count))
 
 
 def heldout_questions(count, seed, families=FAMILIES):
@@ -62,8 +62,8 @@ def _heldout_question(family, rng):
     if further:
         story, questions = askable(further[0], "heldout", rng, Wanted())
     else:
-        kinds = (family,) if family in FOUND else None
-        story, questions = askable("instruct", "heldout", rng, Wanted(families=(family,), kinds=kinds))
+        kinds = [family] if family in FOUND else None
+        story, questions = askable("instruct", "heldout", rng, Wanted(families=[family], kinds=kinds))
     shown, question = story.draw(), rng.choice(questions)
     # Of a video one frame a second, as training takes them from a folder of two a second.
     return shown["video"][::2] if "video" in shown else shown["image"], question

@@ -11,6 +11,7 @@ on from its last state.
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -150,11 +151,12 @@ def learn_to_see(source, target, steps: int, batch_size: int = 16, learning_rate
         return min((step + 1) / WARMUP, 1.0, (steps - step) / (FADE * steps))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    parts: tuple[Any, ...] = (learned, optimizer, schedule)  # what goes on where it was
     state = Path(f"{target}.state.pt")
     first = 0
     if state.is_file():
         saved = torch.load(state, device, weights_only=True)
-        for part, values in zip((learned, optimizer, schedule), saved["parts"], strict=True):
+        for part, values in zip(parts, saved["parts"], strict=True):
             part.load_state_dict(values)
         first = saved["step"]
     pictures = Subset(Tiles(config, seed, steps * batch_size), range(first * batch_size, steps * batch_size))
@@ -176,8 +178,8 @@ def learn_to_see(source, target, steps: int, batch_size: int = 16, learning_rate
         if step % 250 == 0:
             print(f"step {step} of {steps}: loss {loss.item():.3f}, {told(scores, labels)}", flush=True)
         if (step + 1) % SAVE_STEPS == 0:
-            parts = [part.state_dict() for part in (learned, optimizer, schedule)]
-            torch.save({"step": step + 1, "parts": parts}, state.with_suffix(".new"))
+            saved = {"step": step + 1, "parts": [part.state_dict() for part in parts]}
+            torch.save(saved, state.with_suffix(".new"))
             state.with_suffix(".new").rename(state)
     with growing(Path(target)) as draft:
         model.save_pretrained(draft)

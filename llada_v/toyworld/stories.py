@@ -141,8 +141,9 @@ def _instruct(split, rng, wanted):
 
 def _pairs(split, rng, wanted):
     """Two pictures and questions about both."""
-    scenes = [scene_of(split, rng, wanted.max_things, kind="shapes") for _ in range(2)]
-    return Story(partial(_shown, *scenes), partial(pairs.pair_questions, *scenes, rng), pairs.pair_lists(*scenes))
+    first, second = (scene_of(split, rng, wanted.max_things, kind="shapes") for _ in range(2))
+    ask = partial(pairs.pair_questions, first, second, rng)
+    return Story(partial(_shown, first, second), ask, pairs.pair_lists(first, second))
 
 
 def _clips(split, rng, wanted):

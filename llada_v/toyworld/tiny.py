@@ -6,6 +6,7 @@ the words on signs are spelled and not known by heart.
 
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -80,7 +81,7 @@ def found_texts(rng: random.Random) -> list[str]:
 
 def tiny_config(tokenizer: PreTrainedTokenizerFast) -> LladaVConfig:
     """The published architecture with small numbers: 3.8 M parameters."""
-    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in TOKENS.items()}
+    ids: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(token) for name, token in TOKENS.items()}
     return LladaVConfig(
         vision_config=dict(
             hidden_size=128,

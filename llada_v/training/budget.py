@@ -9,16 +9,18 @@ import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
+from transformers import SiglipVisionModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..anyres import Layout, num_features
 from ..head import LOGITS_AT_ONCE
-from ..modeling_llada import rotary_tables
+from ..modeling_llada import LladaModel, rotary_tables
 from .build import empty_model, part_of
 from .plan import checkpoint_bytes, config_of
 from .recipe import Recipe
@@ -70,6 +72,8 @@ class BudgetMaker:
     length: tokens of a row; None: the longest that the recipe allows, for captions one tile and a text.
     """
 
+    model: Any  # our model, or peft's around it, which hands its attributes on
+
     def __init__(self, recipe: Recipe, length: int | None = None):
         self.recipe = recipe
         self.config, self.where = config_of(recipe)
@@ -88,12 +92,12 @@ class BudgetMaker:
         self.block = max(block_size(module) for module in (self.trunk.layers[0], self.model.lm_head))
 
     @property
-    def trunk(self) -> nn.Module:
+    def trunk(self) -> LladaModel:
         """The language model's trunk, adapted or not."""
         return self.model.model.language_model if self.recipe.lora_rank == 0 else self.model.model.model.language_model
 
     @property
-    def tower(self) -> nn.Module:
+    def tower(self) -> SiglipVisionModel:
         """The vision tower, adapted or not."""
         return self.model.model.vision_tower if self.recipe.lora_rank == 0 else self.model.model.model.vision_tower
 
@@ -131,7 +135,7 @@ class BudgetMaker:
             element = 2 if recipe.bf16 else 4
             return element * self.total, element * self.trained, (12 if recipe.bf16 else 8) * self.trained
         is_half = recipe.bf16 and (recipe.lora_rank > 0 or recipe.trains_projector_only)
-        frozen_bytes = (2 if is_half else 4) * frozen
+        frozen_bytes: float = (2 if is_half else 4) * frozen
         if recipe.quantize:
             quantized = sum(
                 p.numel() for name, p in self.trunk.named_parameters() if "_proj" in name and "lora" not in name
@@ -190,15 +194,13 @@ def kept(block: nn.Module, stream: torch.dtype, casts: bool, recipe: Recipe, *in
 
     stream: dtype of weights that are frozen or not cast. casts: products are in bfloat16 under autocast.
     """
-    block = copy.deepcopy(block).to(stream).train()
-    block.gradient_checkpointing = False
-    for module in block.modules():
+    twin: Any = copy.deepcopy(block).to(stream).train()
+    twin.gradient_checkpointing = False
+    for module in twin.modules():
         if hasattr(module, "config") and recipe.attn_implementation != "eager":
             module.config = copy.copy(module.config)
             module.config._attn_implementation = ATTENTION
-    own = {
-        id(tensor.untyped_storage()) for tensor in (*block.parameters(), *inputs) if isinstance(tensor, torch.Tensor)
-    }
+    own = {id(tensor.untyped_storage()) for tensor in (*twin.parameters(), *inputs) if isinstance(tensor, torch.Tensor)}
     found = {}
 
     def pack(tensor):
@@ -211,7 +213,7 @@ def kept(block: nn.Module, stream: torch.dtype, casts: bool, recipe: Recipe, *in
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
         if casts:
             stack.enter_context(CastLinears())
-        block(*inputs)
+        twin(*inputs)
     return float(sum(storage.nbytes() for storage in found.values()))
 
 

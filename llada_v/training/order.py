@@ -50,9 +50,9 @@ class GroupedSampler(Sampler[int]):
             rests.append(members[cut:])
         rest = np.concatenate(rests)  # modality by modality
         cut = len(rest) // self.batch_size * self.batch_size
-        batches = np.concatenate([*batches, rest[:cut]]).reshape(-1, self.batch_size)
-        for number in random.permutation(len(batches)):
-            yield from self.longest_first(batches[number])
+        whole = np.concatenate([*batches, rest[:cut]]).reshape(-1, self.batch_size)
+        for number in random.permutation(len(whole)):
+            yield from self.longest_first(whole[number])
         yield from self.longest_first(rest[cut:])
 
     def longest_first(self, batch: np.ndarray) -> list[int]:

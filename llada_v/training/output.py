@@ -41,8 +41,8 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 # the records themselves are the same.
 FILLER_KEYS = {"micro_batch_size", "pad_to_multiple_of"}
 DATA_KEYS = {"data", "image_root"}
-PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "peft", "bitsandbytes", "datasets", "safetensors")
-PACKAGES += ("tokenizers", "numpy", "pillow", "flash-attn", "llada-v")
+PACKAGES: tuple[str, ...] = ("torch", "transformers", "accelerate", "deepspeed", "peft", "bitsandbytes", "datasets")
+PACKAGES += ("safetensors", "tokenizers", "numpy", "pillow", "flash-attn", "llada-v")
 
 
 def check_output(recipe: Recipe) -> None:
@@ -149,7 +149,7 @@ def check_shared(output: str | Path, seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not (is_seen := file.exists()) and time.monotonic() < end:
         time.sleep(0.1)
-    seen = [None] * torch.distributed.get_world_size()
+    seen: list = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(seen, (is_seen, socket.gethostname()))
     if torch.distributed.get_rank() == 0:
         file.unlink()

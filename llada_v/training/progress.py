@@ -88,7 +88,7 @@ class Meter:
         self.start, self.step = time.perf_counter(), step
         self.counts = torch.zeros(3, device=self.device)
 
-    def add(self, tokens: torch.Tensor, images: int, flops: torch.Tensor) -> None:
+    def add(self, tokens: torch.Tensor, images: int, flops: float | torch.Tensor) -> None:
         """Count one forward and backward pass; what is on the device stays there, so that nothing waits for it."""
         self.counts += torch.stack([torch.as_tensor(x, device=self.device).float() for x in (tokens, images, flops)])
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from ..data.measure import MODALITIES
 from ..errors import WrongValue
 from ..machine import peak_rate
 from ..processes import calm_worker
+from ..processing_llada_v import LladaVProcessor
 from .build import load_projector, parameter_groups, projector_state, save_projector
 from .dialogue import conversation_ids, dialogue_causal_mask, turn_positions, turns_apart_mask
 from .noise import HELD_OUT, Draw, Noised, add_noise, complement, draw_noise, token_weights
@@ -29,6 +31,7 @@ from .output import note_run
 from .plan import check_settings, checkpoint_bytes, part_of_group
 from .progress import Meter, ProgressLines, Work, memory_gib, training_flops
 from .recipe import Recipe
+from .records import RecordDataset
 from .saving import WRITING, clear_writing, newest_checkpoint, publish_checkpoint, publish_model, whole_checkpoint
 from .stop import StopPolitely
 from .zero import forget_gathered, gather, join_deepspeed, offloads, scattered_over
@@ -40,6 +43,12 @@ KILLED_WORKER = "DataLoader worker (pid"  # how torch's message begins; errors o
 
 class LladaVTrainer(Trainer):
     """Trains one stage of a recipe."""
+
+    # More exact than what transformers' own class says of them.
+    model: Any  # our model, or peft's around it, which hands its attributes on
+    processing_class: LladaVProcessor
+    train_dataset: RecordDataset
+    eval_dataset: RecordDataset | None
 
     def __init__(self, recipe: Recipe, model, train_dataset, stop: StopPolitely | None = None, **kwargs):
         self.recipe = recipe
@@ -160,7 +169,7 @@ class LladaVTrainer(Trainer):
 
     def get_train_dataloader(self):
         """The loader, whose workers leave signals to this process."""
-        loader = super().get_train_dataloader()
+        loader: Any = super().get_train_dataloader()  # accelerate's, around torch's
         loader.base_dataloader.worker_init_fn = calm_worker
         return loader
 
@@ -362,7 +371,7 @@ def training_arguments(recipe: Recipe, num_devices: int, **changes) -> TrainingA
     Under ZeRO-3 they must be made before the model is loaded: they tell transformers to scatter it.
     """
     deepspeed, has_gpu = check_settings(recipe, num_devices), torch.cuda.is_available()
-    settings = dict(
+    settings: dict[str, Any] = dict(
         output_dir=recipe.output,
         per_device_train_batch_size=recipe.micro_batch_size,
         gradient_accumulation_steps=recipe.accumulation(num_devices),
