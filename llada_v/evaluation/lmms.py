@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ..answering import DEMO_MODEL, load
 from ..errors import WrongValue
+from ..generation.sampler import SamplerOutput
 from ..sequence import Sequence
 from .gen_kwargs import Settings, settings_of
 from .likelihood import are_greedy, log_likelihoods
@@ -283,6 +284,7 @@ class LladaV(lmms):
             tokenizer=self.processor.tokenizer,
             return_dict_in_generate=True,
         )
+        assert isinstance(output, SamplerOutput)  # with return_dict_in_generate
         answers = [answer.tolist() for answer in output.answers]  # waits for the device, so it belongs to the time
         seconds = (time.perf_counter() - start) / len(batch)
         for item, ids, text in zip(batch, answers, output.texts, strict=True):

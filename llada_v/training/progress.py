@@ -49,7 +49,7 @@ def forward_flops(config: LladaVConfig, work: Work) -> dict[str, float | torch.T
     at_positions = work.positions * (2 * rest + 4 * width * squares / tokens)
     patches, tower = config.tile_side**2, vision.hidden_size
     layer = 2 * (4 * tower**2 + 2 * tower * vision.intermediate_size) + 4 * patches * tower
-    embedding = 2 * vision.num_channels * vision.patch_size**2 * tower
+    embedding = 2 * vision.num_channels * vision.patch_size**2 * tower  # type: ignore[operator]  # checked to be whole
     return {
         "vision_tower": float(work.tiles * patches * (vision.num_hidden_layers * layer + embedding)),
         "projector": float(2 * work.tiles * patches * (tower * width + width**2)),
