@@ -249,12 +249,13 @@ def colour_of(confidence: float) -> tuple[int, int, int]:
     """Red at 0, amber at 0.5, green at 1, straight lines between."""
     low, high = CONFIDENCE[:2] if confidence < 0.5 else CONFIDENCE[1:]
     share = min(1.0, 2 * confidence - (confidence >= 0.5))
-    return tuple(round(a + share * (b - a)) for a, b in zip(low, high, strict=True))
+    red, green, blue = (round(a + share * (b - a)) for a, b in zip(low, high, strict=True))
+    return red, green, blue
 
 
 def palette_of(frame: Image.Image, pictures: Image.Image | None) -> Image.Image:
     """256 colours for all frames: those of boxes and text first, the rest for the pictures."""
-    fixed = [PAPER, MASK, BEHIND_STOP]
+    fixed: list[tuple[int, ...]] = [PAPER, MASK, BEHIND_STOP]
     shades = [colour_of(n / 12) for n in range(13)]
     for ground in (PAPER, MASK, BEHIND_STOP, *shades):
         fixed += [tuple(round(g + n / 4 * (i - g)) for g, i in zip(ground, INK, strict=True)) for n in range(5)]

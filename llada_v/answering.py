@@ -18,7 +18,7 @@ from .configuration_llada_v import LladaVConfig
 from .conversation import user_message
 from .errors import MissingFile, WrongValue
 from .generation.config import SamplerConfig
-from .generation.sampler import SamplerState
+from .generation.sampler import SamplerOutput, SamplerState
 from .modeling_llada_v import LladaVForConditionalGeneration, quantization_method
 from .processing_llada_v import LladaVProcessor
 from .sequence import PICTURE_INPUTS
@@ -151,6 +151,7 @@ def answer(
         tokenizer=processor.tokenizer,
         return_dict_in_generate=True,
     )
+    assert isinstance(output, SamplerOutput)  # with return_dict_in_generate
     token_ids = output.answers[0].tolist()  # waits for the device, so it belongs to the time
     seconds = time.perf_counter() - start
     return Answer(output.texts[0].strip(), token_ids, seconds, len(output.order), output.num_forwards)
@@ -169,7 +170,7 @@ class PictureMemory:
             raise WrongValue(f"size is {size}; a memory keeps at least 1 set of pictures, or leave the memory out")
         self.model, self.size = model, size
         self.kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
-        self.weights = None
+        self.weights: list[tuple] | None = None
 
     @torch.no_grad()
     def __call__(self, pixel_values, image_sizes, image_layouts=None) -> torch.Tensor:

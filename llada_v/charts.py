@@ -18,7 +18,7 @@ MARGIN = 28
 
 
 @cache
-def font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own font, twice as large as asked."""
     return ImageFont.load_default(2 * size)
 

@@ -4,6 +4,8 @@ The defaults are the published 8B model. A small model differs from it only in t
 Nothing in this file knows a tensor or a tokenizer.
 """
 
+from typing import TYPE_CHECKING
+
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, SiglipVisionConfig
 from transformers.activations import ACT2FN
@@ -56,6 +58,7 @@ def siglip2_so400m(**changes) -> SiglipVisionConfig:
             f"the tower's hidden_size {tower.hidden_size} is not a multiple of its num_attention_heads "
             f"{tower.num_attention_heads}"
         )
+    assert isinstance(tower.patch_size, int) and isinstance(tower.image_size, int)  # as the ranges demand
     if tower.patch_size > tower.image_size:
         raise WrongValue(f"patch_size {tower.patch_size} is more than image_size {tower.image_size}")
     if tower.hidden_act not in ACT2FN:
@@ -139,8 +142,15 @@ class LladaVConfig(PreTrainedConfig):
     model_type = "llada_v"
     sub_configs = {"vision_config": SiglipVisionConfig, "text_config": LladaConfig}
 
-    vision_config: SiglipVisionConfig | dict | None = None
-    text_config: LladaConfig | dict | None = None
+    if TYPE_CHECKING:  # what they are once `__post_init__` has made them
+
+        def __init__(self, **fields): ...
+
+        vision_config: SiglipVisionConfig
+        text_config: LladaConfig
+    else:
+        vision_config: SiglipVisionConfig | dict | None = None
+        text_config: LladaConfig | dict | None = None
     image_token_id: int = 126084
     mask_token_id: int = 126336
     bos_token_id: int | None = 126080
@@ -168,7 +178,7 @@ class LladaVConfig(PreTrainedConfig):
                     f"{name} is {shown(given)}; an object with the fields of a {kind.__name__} is expected"
                 )
         if self.image_grid_pinpoints is None:
-            tile, sides = self.vision_config.image_size, range(1, 7)
+            tile, sides = self.tile_size, range(1, 7)
             # Width runs slowest, as in the original: the first of two equal canvases wins.
             self.image_grid_pinpoints = [[tile * rows, tile * columns] for columns in sides for rows in sides]
         super().__post_init__(**kwargs)
@@ -184,7 +194,7 @@ class LladaVConfig(PreTrainedConfig):
 
     def _check_pinpoints(self) -> None:
         """Raise ValueError unless every canvas is a pair of whole tiles."""
-        canvases, tile = self.image_grid_pinpoints, self.vision_config.image_size
+        canvases, tile = self.image_grid_pinpoints, self.tile_size
         if not isinstance(canvases, (list, tuple)) or not 1 <= len(canvases) <= MOST_PINPOINTS:
             raise WrongValue(
                 f"image_grid_pinpoints is {shown(canvases)}; list 1 to {MOST_PINPOINTS} canvases (height, width)"
@@ -240,16 +250,16 @@ class LladaVConfig(PreTrainedConfig):
     @property
     def tile_size(self) -> int:
         """Side of a tile in pixels, the tower's input."""
-        return self.vision_config.image_size
+        return self.vision_config.image_size  # type: ignore[return-value]  # the ranges demand a whole number
 
     @property
     def tile_side(self) -> int:
         """Features per side of a tile (27 in the published model)."""
-        return self.vision_config.image_size // self.vision_config.patch_size
+        return self.tile_size // self.vision_config.patch_size  # type: ignore[operator]  # likewise
 
     def special_token_ids(self) -> dict[str, int]:
         """The ids that tokenizer and config must agree on, by field name."""
-        names = ("image_token_id", "mask_token_id", "bos_token_id", "eos_token_id")
+        names: tuple[str, ...] = ("image_token_id", "mask_token_id", "bos_token_id", "eos_token_id")
         names += ("start_header_id", "end_header_id", "eot_token_id")
         return {name: getattr(self, name) for name in names}
 

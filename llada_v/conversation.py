@@ -9,7 +9,7 @@ picture wherever there are pictures, and text where there are none.
 """
 
 from dataclasses import fields, is_dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .errors import WrongValue
 
@@ -100,7 +100,9 @@ def read_messages(messages: list, enable_thinking: bool | None = None) -> Conver
     """
     if not messages:
         raise WrongValue("the conversation is empty; give at least one message")
-    turns, images, videos = [], [], []
+    turns = []
+    images: list = []
+    videos: list = []
     for message in messages:
         if not isinstance(message, dict):
             raise WrongValue(f"a message is a {type(message).__name__}; it has to be {{'role': ..., 'content': ...}}")
@@ -137,7 +139,7 @@ def read_messages(messages: list, enable_thinking: bool | None = None) -> Conver
     return Conversation(turns, images, videos)
 
 
-def read_part(part) -> tuple[str, object]:
+def read_part(part) -> tuple[str, Any]:
     """What a part of a message is, "text", "image" or "video", and its text or source."""
     if not isinstance(part, dict):
         raise WrongValue(f"a message part is a {type(part).__name__}; it has to be {{'type': ..., ...}}")

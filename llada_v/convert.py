@@ -69,10 +69,11 @@ def convert(
     found = read_headers(src)
     source_config = read_json(src / "config.json")
     table = PUBLISHED if source_config.get("model_type") == PUBLISHED_MODEL_TYPE else table_for(found)
+    dropped: list[str] = []
     if table == PUBLISHED:
         if vision_tower is not None:
             raise WrongValue(f"{src} has its own vision tower; leave out --vision-tower {vision_tower}")
-        fields, dropped = translate_config(source_config, str(src)), []
+        fields = translate_config(source_config, str(src))
         model = empty_model(LladaVConfig(**fields))
         stored = match(found, table, shapes_of(model), src)
         fresh = {}

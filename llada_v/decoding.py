@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from io import BytesIO
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 LIMIT = 120  # seconds that opening a clip, or the next few of its frames, may take
 GROUP = 8  # frames decoded at a time
@@ -112,7 +112,7 @@ class Decoder:
             self.process.stdin.close()
             self.process.stdout.close()
             self.process.returncode = 0  # not ours to wait for
-        self.__init__()
+        Decoder.__init__(self)
 
 
 class Clip:
@@ -161,21 +161,21 @@ def installed() -> list[str]:
     return found
 
 
-def write(stream: BinaryIO, content: bytes) -> None:
+def write(stream: IO[bytes], content: bytes | memoryview) -> None:
     """Send one message."""
-    content = memoryview(content).cast("B")
-    for part in (memoryview(struct.pack(">Q", len(content))), content):
+    rest = memoryview(content).cast("B")
+    for part in (memoryview(struct.pack(">Q", len(rest))), rest):
         while len(part):
             part = part[stream.write(part) :]
 
 
-def read(stream: BinaryIO) -> bytearray:
+def read(stream: IO[bytes]) -> bytearray:
     """The next message. Raises EOFError where the other side has gone."""
     return read_exactly(stream, struct.unpack(">Q", read_exactly(stream, 8))[0])
 
 
-def read_exactly(stream: BinaryIO, size: int) -> bytearray:
-    """So many bytes."""
+def read_exactly(stream, size: int) -> bytearray:
+    """So many bytes of a raw stream."""
     content = bytearray(size)
     at = 0
     while at < size:
@@ -276,7 +276,8 @@ class Av:
 
     def timed(self, indices: list[int]) -> Iterator:
         """The frames at these numbers, found by their times from the key frame before."""
-        decoded, begun = iter(()), None
+        decoded: Iterator = iter(())
+        begun = None
         for moment in (self.times[index] for index in indices):
             shown, place = self.starts[max(bisect_right(self.starts, moment, key=lambda start: start[0]) - 1, 0)]
             if shown != begun:
@@ -298,7 +299,8 @@ def first_bytes(source: str | BytesIO) -> bytes:
 
 def serve(requests: BinaryIO, answers: BinaryIO, limit: float) -> None:
     """Open clips and give their frames until there are no more requests; a step of over `limit` seconds ends it."""
-    clip = None
+    clip: Decord | Av | None = None
+    kinds: dict[str, type[Decord] | type[Av]] = {"decord": Decord, "av": Av}
     while True:
         try:
             request = json.loads(read(requests))
@@ -314,7 +316,7 @@ def serve(requests: BinaryIO, answers: BinaryIO, limit: float) -> None:
                     faulthandler.dump_traceback_later(limit, exit=True)
                 answer = {}
             else:
-                clip = {"decord": Decord, "av": Av}[request["decoder"]](content)
+                clip = kinds[request["decoder"]](content)
                 answer = {"frames": clip.total, "fps": clip.fps}
         except BadClip as error:
             answer = {"bad": str(error)}

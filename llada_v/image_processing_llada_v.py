@@ -5,6 +5,7 @@ there are some. The pixels are Pillow's, with torchvision or without: the publis
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from PIL import Image
@@ -59,6 +60,7 @@ class LladaVVideoProcessorKwargs(VideosKwargs, total=False):
 class Pixels:
     """What both have in common: the options of pixels, which are refused where they are not followed."""
 
+    valid_kwargs: type[Any]
     do_resize = True
     do_convert_rgb = True
     do_rescale = True
@@ -174,7 +176,7 @@ class LladaVImageProcessor(Pixels, PilBackend):
             )
         return load_image(source)
 
-    def tiles(self, pictures: list[Image.Image], options: dict) -> list:
+    def tiles(self, pictures: list[Image.Image], options: dict) -> list[tuple[torch.Tensor, tuple[int, int], Layout]]:
         """(tiles, (height, width), layout) of each picture of one conversation."""
         layout = options["layout"] or ("anyres" if len(pictures) == 1 else "square")
         if layout not in LAYOUTS:
@@ -205,7 +207,7 @@ class LladaVVideoProcessor(Pixels, BaseVideoProcessor):
     Raises ValueError for an option that is not followed, and what reading a video raises.
     """
 
-    valid_kwargs = LladaVVideoProcessorKwargs
+    valid_kwargs: type[Any] = LladaVVideoProcessorKwargs
     size = {"height": 384, "width": 384}
     patch_size = 14
     pool_stride = 2
@@ -236,7 +238,7 @@ class LladaVVideoProcessor(Pixels, BaseVideoProcessor):
             raise WrongValue("there are no videos; give at least one")
         return self.features(found, return_tensors or options["return_tensors"])
 
-    def tiles(self, video, options: dict, rule=None) -> tuple:
+    def tiles(self, video, options: dict, rule=None) -> tuple[torch.Tensor, tuple[int, int], Layout]:
         """(tiles, (height, width), layout) of one video. rule: which frames are taken; None: what the options say."""
         if isinstance(video, list) and options["do_sample_frames"]:
             raise WrongValue(

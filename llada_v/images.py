@@ -25,8 +25,9 @@ MAX_PIXELS = 89_478_485  # what is safe to decode: a quarter of a gigabyte as RG
 # the name and cannot read the pixels.
 NOT_READ = frozenset(("EPS", "ICO", "ICNS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"))
 # What Pillow's readers raise for damaged data.
-DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, LookupError, struct.error)
-DAMAGE += (Warning, Image.DecompressionBombError)  # in a process that makes errors of warnings, or has a lower limit
+DAMAGE: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, LookupError)
+# The last two in a process that makes errors of warnings, or has a lower limit.
+DAMAGE += (struct.error, Warning, Image.DecompressionBombError)
 LEFT_BEHIND = frozenset("__MACOSX Thumbs.db ehthumbs.db desktop.ini @eaDir #recycle $RECYCLE.BIN Icon\r".split(" "))
 PADDING_GREY = 127  # int(0.5 * 255): what pads a picture among several to a square
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -207,7 +208,7 @@ class Ending:
         return data
 
 
-Image.register_decoder("llada_v_whole", Whole)
+Image.register_decoder("llada_v_whole", Whole)  # type: ignore[arg-type]  # these methods are all Pillow asks
 
 
 def demand_all(image: Image.Image) -> None:
@@ -222,7 +223,7 @@ def demand_all(image: Image.Image) -> None:
         for tile in image.tile
     ]
     if isinstance(image, JpegImagePlugin.JpegImageFile) and image.tile:
-        image.fp = Ending(image.fp)
+        image.fp = Ending(image.fp)  # type: ignore[assignment]  # a stream in all but its class
 
 
 # Colours

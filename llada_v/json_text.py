@@ -38,7 +38,8 @@ def parse_json(text: str, where: str | Path) -> dict:
     if not isinstance(value, dict):
         noun = "null" if value is None else f"a {type(value).__name__}"
         raise WrongValue(f"{where} holds {noun}, where an object with fields is expected; download or copy it again")
-    level, depth = [value], 0
+    level: list[dict | list] = [value]
+    depth = 0
     while level:
         depth += 1
         if depth > MOST_DEPTH:

@@ -176,7 +176,7 @@ def connect(url: str, deadline: float) -> tuple[http.client.HTTPConnection, sock
 
 def public_address(host: str, port: int) -> str:
     """An address of the host. Raises ValueError where any of them is private, local or reserved."""
-    found = [info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     for address in found:
         ip = ipaddress.ip_address(address.partition("%")[0])
         ip = getattr(ip, "ipv4_mapped", None) or ip

@@ -16,7 +16,7 @@ to positions that it does not compute. It is an argument: there is one block for
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
@@ -183,7 +183,7 @@ def gather_positions(wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 class LladaPreTrainedModel(PreTrainedModel):
     """What transformers must know to load, initialise and place the trunk."""
 
-    config_class = LladaConfig
+    config_class: type[PreTrainedConfig] = LladaConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["LladaBlock"]
@@ -201,6 +201,8 @@ class LladaPreTrainedModel(PreTrainedModel):
 
 class LladaModel(LladaPreTrainedModel):
     """Embeddings in, the last hidden states out. No causal mask anywhere: every position sees every other."""
+
+    config: LladaConfig
 
     def __init__(self, config: LladaConfig):
         super().__init__(config)

@@ -49,7 +49,7 @@ class LladaVPreTrainedModel(LladaPreTrainedModel):
     """What transformers must know to load, initialise and place the whole model."""
 
     config_class = LladaVConfig
-    input_modalities = ("image", "video", "text")
+    input_modalities = ("image", "video", "text")  # type: ignore[assignment]  # as transformers' own models have it
     _no_split_modules = ["LladaBlock", "SiglipEncoderLayer"]
 
     def _init_weights(self, module):
@@ -88,7 +88,7 @@ class LladaVPreTrainedModel(LladaPreTrainedModel):
 
     def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
         """transformers' `save_pretrained`, but a model read from the published layout is written in ours."""
-        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs | {"save_original_format": save_original_format})
 
 
 class LladaVModel(LladaVPreTrainedModel):
@@ -123,7 +123,10 @@ class LladaVModel(LladaVPreTrainedModel):
 
         recorded: output_hidden_states and output_attentions of the tower, which then runs a second time."""
         states, pictures = self.read_pictures(pixel_values, image_sizes, image_layouts)
-        found = BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pictures)
+        found = BaseModelOutputWithPooling(
+            last_hidden_state=states,
+            pooler_output=pictures,  # type: ignore[arg-type]  # transformers' own models give a tuple, too
+        )
         names = ("output_hidden_states", "output_attentions")
         wanted = {name: recorded.get(name) or getattr(self.config.vision_config, name) for name in names}
         if any(wanted.values()):
@@ -171,7 +174,7 @@ class LladaVModel(LladaVPreTrainedModel):
     def list_visuals(self, pixel_values, image_sizes, image_layouts):
         """[(layout, (height, width), tiles)] of the batch's pictures, checked against the number of tiles."""
         total, config = pixel_values.shape[0], self.config
-        sizes = [tuple(size) for size in image_sizes.tolist()]
+        sizes: list[tuple[int, int]] = [tuple(size) for size in image_sizes.tolist()]
         if image_layouts is None:
             counts = [num_tiles(Layout.ANYRES, *size, config) for size in sizes]
             layout = Layout.ANYRES
@@ -425,7 +428,7 @@ def quantization_method(config: LladaVConfig) -> str | None:
     return None if saved is None else str(saved.get("quant_method"))
 
 
-def check_dtype(asked: torch.dtype | str | None, saved: torch.dtype | None) -> None:
+def check_dtype(asked: torch.dtype | str | None, saved: torch.dtype | str | None) -> None:
     """Raise ValueError for a dtype that quantized weights do not have: what stands beside them would differ from it."""
     if asked not in (None, "auto", saved, str(saved).removeprefix("torch.")):
         raise WrongValue(f"dtype is {asked}, but the quantized weights were saved beside {saved}; leave dtype out")

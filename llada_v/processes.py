@@ -12,7 +12,7 @@ STOP_SIGNALS = tuple(
 )
 
 
-def handle_stops(handler: Callable) -> dict[int, Callable]:
+def handle_stops(handler: Callable) -> dict[int, Callable | int | None]:
     """Have the stop signals call `handler`; returns what they called before, for `signal.signal`.
 
     A signal that whoever started this process has told it to ignore, as `nohup` does, stays ignored.

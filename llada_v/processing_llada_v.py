@@ -4,6 +4,8 @@ How a conversation is written is in `conversation` and `sequence`, how pictures 
 `image_processing_llada_v`; here is what transformers asks of a processor: its parts, saving and loading, its options.
 """
 
+from typing import Any
+
 from transformers import PreTrainedTokenizerFast, ProcessorMixin
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, TextKwargs
@@ -57,9 +59,12 @@ class LladaVProcessorKwargs(ProcessingKwargs, total=False):
     """What a call of the processor takes: see `LladaVProcessor.__call__`."""
 
     text_kwargs: TextKwargs
-    images_kwargs: LladaVImageProcessorKwargs
-    videos_kwargs: LladaVVideoProcessorKwargs
-    _defaults = {"text_kwargs": {"padding": True, "padding_side": "left"}}
+    # transformers' own way to narrow its dictionaries, which the rules of typed dictionaries do not know.
+    images_kwargs: LladaVImageProcessorKwargs  # type: ignore[misc]
+    videos_kwargs: LladaVVideoProcessorKwargs  # type: ignore[misc]
+    _defaults = {  # type: ignore[misc]
+        "text_kwargs": {"padding": True, "padding_side": "left"}
+    }
 
 
 OPTIONS = {
@@ -83,7 +88,7 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
     Raises ValueError where tokenizer, config and processors disagree.
     """
 
-    valid_processor_kwargs = LladaVProcessorKwargs
+    valid_processor_kwargs: type[Any] = LladaVProcessorKwargs
 
     def __init__(
         self,
@@ -138,13 +143,17 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
         check_json(name)
         hub = {key: kwargs.pop(key) for key in HUB if kwargs.get(key) is not None}
         kwargs = {key: value for key, value in kwargs.items() if key not in OF_MODELS and not key.startswith("_")}
-        parts = {key: kwargs.pop(key) for key in ("tokenizer", "image_processor", "video_processor") if key in kwargs}
+        names = ("tokenizer", "image_processor", "video_processor")
+        parts: dict[str, Any] = {key: kwargs.pop(key) for key in names if key in kwargs}
         if "tokenizer" not in parts:
             options = {key: kwargs.pop(key) for key in OF_TOKENIZER & kwargs.keys()}
             parts["tokenizer"] = load_tokenizer(name, hub, options)
         saved, _ = cls.get_processor_dict(name, **hub)
         template = kwargs.pop("chat_template", saved.get("chat_template"))
-        pixels = {"image_processor": LladaVImageProcessor, "video_processor": LladaVVideoProcessor}
+        pixels: dict[str, type[LladaVImageProcessor] | type[LladaVVideoProcessor]] = {
+            "image_processor": LladaVImageProcessor,
+            "video_processor": LladaVVideoProcessor,
+        }
         known = {option for part in pixels.values() for option in part.valid_kwargs.__annotations__}
         if unknown := sorted(kwargs.keys() - known):
             raise TypeError(f"nothing in the processor takes {', '.join(unknown)}")
@@ -224,7 +233,7 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
         if template != CHAT_TEMPLATE:
             if return_assistant_tokens_mask:
                 raise WrongValue("return_assistant_tokens_mask needs LLaDA-V's own format; leave chat_template out")
-            texts, _ = render_jinja_template(
+            rendered: Any = render_jinja_template(  # texts and masks; its annotation says a text
                 conversations=chats,
                 chat_template=template,
                 tools=tools,
@@ -233,6 +242,7 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
                 continue_final_message=continue_final_message,
                 **{**self.tokenizer.special_tokens_map, "enable_thinking": enable_thinking, **kwargs},
             )
+            texts: list[str] = rendered[0]
             if not tokenize:
                 return texts if is_batch else texts[0]
             images, videos = ([sources_of(chat, kind) for chat in chats] for kind in ("image", "video"))
@@ -321,7 +331,11 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
         if unknown := sorted(given.keys() - OPTIONS):
             raise TypeError(f"unknown processor options: {', '.join(unknown)}")
         settings = {key: value for key, value in self.tokenizer.init_kwargs.items() if key != "padding_side"}
-        merged = self._merge_kwargs(LladaVProcessorKwargs, tokenizer_init_kwargs=settings, **given)
+        merged = self._merge_kwargs(
+            LladaVProcessorKwargs,  # type: ignore[arg-type]  # it takes the class; its annotation says an instance
+            tokenizer_init_kwargs=settings,
+            **given,
+        )
         text = merged["text_kwargs"]
         if "return_mm_token_type_ids" in given:
             text["return_mm_token_type_ids"] = given["return_mm_token_type_ids"]
@@ -386,7 +400,7 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
             widths = [width] * len(lengths)
         rows["attention_mask"] = [[1] * length for length in lengths]
         fillers = {"input_ids": self.config.pad_token_id}
-        data = {
+        data: dict[str, Any] = {
             name: [
                 padded(row, width, fillers.get(name, 0), padding_side) for row, width in zip(part, widths, strict=True)
             ]

@@ -86,7 +86,7 @@ class Waiting(MetaPathFinder):
             execute(module)
             function(module)
 
-        spec.loader.exec_module = execute_both
+        spec.loader.exec_module = execute_both  # type: ignore[method-assign]  # what this finder is for
         return spec
 
 

@@ -7,12 +7,13 @@ placeholder id stands for every feature the model will make of a picture. Knows 
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer
 
 from .anyres import Layout, num_features
-from .configuration_llada_v import IGNORE
+from .configuration_llada_v import IGNORE, LladaVConfig
 from .conversation import (
     IMAGE,
     NOISE_TAG,
@@ -32,6 +33,9 @@ from .conversation import (
 from .errors import WrongValue
 from .media import open_media
 from .video import frames_at_fps
+
+if TYPE_CHECKING:
+    from .image_processing_llada_v import LladaVImageProcessor, LladaVVideoProcessor
 
 PICTURE_INPUTS = ("pixel_values", "image_sizes", "image_layouts")
 
@@ -62,6 +66,12 @@ class Sequence:
 
 class SequenceWriter:
     """What writes sequences, for a class with `tokenizer`, `config`, `reproduce_original` and the two processors."""
+
+    tokenizer: Any
+    config: LladaVConfig
+    reproduce_original: bool
+    image_processor: "LladaVImageProcessor"
+    video_processor: "LladaVVideoProcessor"
 
     # Pictures
 

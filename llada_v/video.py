@@ -76,8 +76,8 @@ def count_frames(source, rule: FrameRule) -> int:
 
 def files_of(folder: Path) -> list[Path]:
     """The frames of a folder, in order of the numbers in their names."""
-    files = (file for file in folder.iterdir() if file.is_file() and not is_left_behind(file.name))
-    files = sorted(files, key=by_number)
+    found = (file for file in folder.iterdir() if file.is_file() and not is_left_behind(file.name))
+    files = sorted(found, key=by_number)
     if not files:
         raise WrongValue(f"the folder {folder} holds no frame")
     return files

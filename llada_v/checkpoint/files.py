@@ -126,7 +126,7 @@ def with_variant(name: str, variant: str | None) -> str:
 def variant_of(name: str) -> str | None:
     """The variant that the name of a file with whole weights names, "fp16" in model.fp16.safetensors."""
     found = re.fullmatch(r"model\.([\w-]+)\.safetensors", name)
-    return found and found[1]
+    return found[1] if found else None
 
 
 def weight_map(index: Path) -> dict[str, str]:
@@ -199,7 +199,7 @@ def check_folder(
     needs_head: False lets a folder pass that was saved without the head.
     """
     found = read_headers(folder, variant)
-    packed = {}
+    packed: dict[str, Stored] = {}
     if quantized_by is not None:
         found, packed = unpacked(found, quantized_by, folder)
     table = table_for(found)

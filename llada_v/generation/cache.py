@@ -87,7 +87,7 @@ class Cache:
 class KeyValueLayer:
     """Keys and values of every position of one layer, (R, H, L, K), the keys rotated. Calls write theirs in place."""
 
-    kept = ("key", "value")
+    kept: tuple[str, ...] = ("key", "value")
 
     def __init__(self):
         self.key = self.value = None

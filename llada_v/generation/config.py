@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from ..errors import WrongValue
 from ..fields import check, documented, setting
@@ -192,7 +193,7 @@ class SamplerConfig:
     @cached_property
     def resolved(self) -> Resolved:
         """Every number that None may stand for."""
-        found = {
+        found: dict[str, Any] = {
             name: default if getattr(self, name) is None else getattr(self, name)
             for name, (_, _, default) in BELONGS.items()
         }

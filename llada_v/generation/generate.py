@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch.nn.functional import pad
@@ -130,6 +131,11 @@ class EachAlone:
 
 class SamplerMixin:
     """`generate` for a model with `model.embed`, `model.language_model`, `encode_pictures`, a head and ids."""
+
+    config: Any
+    generation_config: Any
+    model: Any
+    encode_pictures: Callable[..., torch.Tensor]
 
     @classmethod
     def can_generate(cls) -> bool:

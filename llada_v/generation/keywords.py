@@ -37,7 +37,8 @@ ABOUT = {
     "output_attentions",
 }
 ABOUT |= {"output_hidden_states", "output_scores", "output_logits"}
-NEVER = ("inputs_embeds", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "assistant_model")
+NEVER: tuple[str, ...] = ("inputs_embeds", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn")
+NEVER += ("assistant_model",)
 NEVER += ("negative_prompt_ids", "negative_prompt_attention_mask", "custom_generate", "synced_gpus", "past_key_values")
 NEVER += ("output_attentions", "output_hidden_states", "output_scores", "output_logits", "bos_token_id")
 NO_EFFECT = {"mm_token_type_ids", "trust_remote_code"}  # what a processor may give beside the ids, what a hub asks
@@ -75,7 +76,7 @@ def read_keywords(keywords: dict, sampler: SamplerConfig | None, given, own, pro
         if both := [name for name in OF_SAMPLER if name in keywords]:
             raise WrongValue(f"give sampler or {', '.join(both)}, not both: the sampler has fields for it")
     else:
-        settings = {}
+        settings: dict = {}
         for source in (own, given):
             if source is not None:
                 asked = fields_of(source)

@@ -7,6 +7,7 @@ What an expression cannot hold is refused by its name, never dropped.
 import json
 import re
 import warnings
+from re import _parser  # type: ignore[attr-defined]  # typeshed leaves it out
 
 from ..errors import WrongValue
 from ..json_text import shown
@@ -305,7 +306,7 @@ def string_pattern(schema: dict, where: str) -> str:
             f"{where} has pattern {shown(pattern)}; begin it with ^ and end it with $: it is the whole string"
         )
     inside = of_regex(pattern)
-    check_letters(re._parser.parse(inside), pattern, where)
+    check_letters(_parser.parse(inside), pattern, where)
     return f'"{inside}"'
 
 
@@ -343,7 +344,7 @@ def class_of(items: list) -> str:
 
 def parts_of(value) -> list:
     """The parsed patterns inside a parsed part."""
-    if isinstance(value, re._parser.SubPattern):
+    if isinstance(value, _parser.SubPattern):
         return [value]
     return [part for item in value for part in parts_of(item)] if isinstance(value, (list, tuple)) else []
 

@@ -134,8 +134,8 @@ def sample(
     constraint: the shape of the answers; its tokens alone are let through.
     A row takes part in no further call once its answer is complete.
     """
-    stops = Stops(stops, mask_id, config.stop_strings or (), decode)
-    rows, num_forwards = Rows(num_rows, config, stops, constraint), 0
+    rows = Rows(num_rows, config, Stops(stops, mask_id, config.stop_strings or (), decode), constraint)
+    num_forwards = 0
     while len(unfinished := rows.unfinished()):
         group, scope = rows.next_group(unfinished)
         drafts, is_open, counted = rows.look_ahead(group, scope)

@@ -34,8 +34,8 @@ class Stops:
         rows = canvas.reshape(-1, canvas.shape[-1])
         ends = first_stop(rows, self.ids)
         if self.texts:
-            read = [self.read(tuple(row[:end]))[0] for row, end in zip(rows.tolist(), ends.tolist(), strict=True)]
-            read = torch.tensor(read, dtype=ends.dtype)
+            kept = [self.read(tuple(row[:end]))[0] for row, end in zip(rows.tolist(), ends.tolist(), strict=True)]
+            read = torch.tensor(kept, dtype=ends.dtype)
             ends = torch.where(read < 0, ends, read)
         return ends.view(canvas.shape[:-1])
 

@@ -22,7 +22,7 @@ def judge(
     seed: int = 0,
     sampler: SamplerConfig | None = None,
     batch_size: int = 25,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
     families: Sequence[str] = FAMILIES,
 ) -> list[Verdict]:
     """Verdicts on `count` held-out questions, each about something new, families in equal parts.
