@@ -228,7 +228,7 @@ class LladaVConfig(PreTrainedConfig):
 
         Raises ValueError for another model's, and for values that cannot be used.
         """
-        model_type, folder = config_dict.get("model_type"), kwargs.pop("name_or_path", None)
+        model_type, folder = config_dict.get("model_type"), kwargs.get("name_or_path")
         if model_type == PUBLISHED_MODEL_TYPE:
             config_dict = translate_config(config_dict, folder)
         elif model_type != cls.model_type:

@@ -433,7 +433,7 @@ def test_a_folder_that_is_not_there_is_said_so(tmp_path):
 
 
 def test_a_name_that_is_neither_folder_nor_on_the_hub_is_said_so():
-    with pytest.raises(OSError, match="nobody/nothing is no folder here, and the hub did not give it"):
+    with pytest.raises(OSError, match="'nobody/nothing' is no folder here, and the hub did not give it"):
         LladaVForConditionalGeneration.from_pretrained("nobody/nothing", local_files_only=True)
 
 
