@@ -18,6 +18,7 @@ lint:
 	bash init_env.sh dev
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
+	$(python) -m mypy
 
 train-tiny:
 	bash init_env.sh train world

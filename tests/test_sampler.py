@@ -442,7 +442,7 @@ def test_pictures_are_looked_at_again_when_the_weights_change(tiny_folder, tiny_
     assert memory(**pixels) is first
     change(model)
     again = memory(**pixels)
-    assert not torch.equal(again.float(), first) and torch.equal(again, model.get_image_features(**pixels))
+    assert not torch.equal(again.float(), first) and torch.equal(again, model.encode_pictures(**pixels))
 
 
 def test_a_memory_of_no_pictures_is_refused(tiny_model):
