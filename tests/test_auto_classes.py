@@ -150,7 +150,10 @@ def test_a_pipeline_without_settings_leaves_them_to_the_sampler(pipe, monkeypatc
         ),
     )
     pipe(text="What?")
-    assert not {"max_new_tokens", "generation_config", "sampler"} & set(given[0])
+    assert not {"max_new_tokens", "sampler"} & set(given[0])
+    # Some versions of transformers hand the model its own settings back.
+    settings = given[0].get("generation_config", pipe.model.generation_config)
+    assert settings.max_new_tokens == pipe.model.generation_config.max_new_tokens
 
 
 def test_a_published_folder_leaves_a_pipelines_length_to_the_sampler_too(small_model):
@@ -192,8 +195,10 @@ def test_gradient_checkpointing_gives_the_same_gradients(tiny_model, batch):
     for checkpointing in (False, True):
         model = copy.deepcopy(tiny_model).requires_grad_(True).train()
         if checkpointing:
-            model.activation_checkpointing_enable()
-            assert model.is_activation_checkpointing
+            # transformers is renaming it.
+            name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+            getattr(model, f"{name}_checkpointing_enable")()
+            assert getattr(model, f"is_{name}_checkpointing")
         model(**batch).logits.logsumexp(-1).sum().backward()
         gradients.append({name: weight.grad for name, weight in model.named_parameters()})
     plain, recomputed = gradients
