@@ -57,6 +57,13 @@ def test_a_list_is_one_setting_a_value():
     assert settings[1].fields == {"block_length": 8, "steps": 8, "remasking": "random"}
 
 
+def test_a_setting_can_start_from_a_preset():
+    balanced, fast = parse_setting("p: preset=[balanced,fast] refresh_interval=2")
+    assert (balanced.name, fast.name) == ("p preset=balanced", "p preset=fast")
+    assert fast.sampler() == SamplerConfig.preset("fast", refresh_interval=2)
+    assert balanced.sampler() == SamplerConfig.preset("balanced", refresh_interval=2)
+
+
 def test_stops_are_a_list_themselves():
     (setting,) = expand("s", {"stop_token_ids": [[5], [7]]})
     assert setting.sampler().stop_token_ids == [[5], [7]]

@@ -32,6 +32,7 @@ class ScriptedProcessor:
     """Ids are code points; remembers the messages it was given."""
 
     config = SimpleNamespace(eot_token_id=EOT)
+    reproduce_original = False
 
     def __init__(self):
         self.messages = []
@@ -117,6 +118,7 @@ def test_json_is_one_object_a_question(scripted, picture, capsys):
         "token_ids": [ord(letter) for letter in ANSWER],
         "steps": 10,  # nine letters and the end of the turn
         "num_forwards": 10,
+        "preset": "exact",
         "model": "m",
         "image": [picture],
         "video": None,

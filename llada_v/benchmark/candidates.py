@@ -5,6 +5,7 @@ several settings, one a value:
 
     careful: {rule: threshold, threshold: [0.9, 0.95]}            # in a file
     --setting "careful: rule=threshold threshold=[0.9,0.95]"      # on the command line
+    --setting "kept: preset=[balanced,fast] refresh_interval=0"   # what a preset sets, changed
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from pathlib import Path
 from ..data.yaml_text import parse_yaml, read_yaml
 from ..errors import WrongValue
 from ..generation.config import SamplerConfig
+from ..generation.presets import settings_of
 
 PLAIN = "plain"
 FIELDS = tuple(field.name for field in dataclasses.fields(SamplerConfig))
@@ -69,16 +71,19 @@ class Setting:
 def expand(name: str, fields: dict) -> list[Setting]:
     """The settings that `fields` stands for, every combination of the lists in it, named after what varies.
 
-    Raises ValueError for a field that `SamplerConfig` does not have.
+    Raises ValueError for a field that `SamplerConfig` does not have, and for an unknown preset.
     """
-    unknown = sorted(set(fields) - set(FIELDS))
+    unknown = sorted(set(fields) - {"preset", *FIELDS})
     if unknown:
         raise WrongValue(f"setting {name!r} has {', '.join(unknown)}; SamplerConfig knows {', '.join(FIELDS)}")
     varied = [field for field, value in fields.items() if isinstance(value, list) and field not in LISTS]
     settings = []
     for values in itertools.product(*(fields[field] for field in varied)):
         chosen = dict(zip(varied, values, strict=True))
-        settings.append(Setting(" ".join([name, *(f"{k}={v}" for k, v in chosen.items())]), fields | chosen))
+        changes = fields | chosen
+        preset = changes.pop("preset", None)
+        changes = changes if preset is None else settings_of(preset, changes)
+        settings.append(Setting(" ".join([name, *(f"{k}={v}" for k, v in chosen.items())]), changes))
     return settings
 
 

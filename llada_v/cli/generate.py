@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import WrongValue
 from ..generation.config import SamplerConfig
+from ..generation.presets import EXACT, PRESETS, preset_of, told
 from ..json_text import read_json
 from .options import add_device_options, add_quantize, add_settings, check_file, given, need_to_quantize
 
@@ -22,6 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--image", action="append", default=[], metavar="FILE", help="a picture; repeat for several")
     add("--video", metavar="FILE", help="a video file or a folder of frames")
     add("--question", action="append", metavar="TEXT", help="repeat to ask several about the same pictures")
+    add(
+        "--preset",
+        choices=PRESETS,
+        help=f"the sampler's settings by name: {'; '.join(map(told, PRESETS))}. Default: the model's own, exact where "
+        "it has none. The options below change single settings",
+    )
     add_settings(parser, SamplerConfig, leave_out=APART)
     add(
         "--stop",
@@ -89,17 +96,21 @@ def run(args: argparse.Namespace) -> None:
     if args.video and Path(args.video).is_file():
         installed()
     settings = given(args, SamplerConfig) | {"constraint": constraint_of(args)}
-    # What can be wrong is looked at before the weights are read.
-    SamplerConfig(**settings)
+    # What can be wrong is looked at before the weights are read; whatever the model's own preset, it gives way.
+    SamplerConfig.preset(args.preset or "fast", **settings)
     pictures = [load_image(image) for image in images]
     model, processor = load(name, args.device, args.dtype, args.attn_implementation, args.reproduce_original)
     if args.quantize:
         quantize(model, args.quantize)
-    sampler = SamplerConfig(
+    preset = args.preset or preset_of(model.generation_config, processor.reproduce_original)
+    sampler = SamplerConfig.preset(
+        preset,
         **{"gen_length": model.generation_config.max_new_tokens} | settings,
         stop_strings=args.stop,
         suffix_token_ids=processor.encode(args.suffix),
     )
+    if args.preset is None and preset != EXACT:
+        print(f"preset {told(preset)}, as the model asks; --preset {EXACT} is the original's", file=sys.stderr)
     generator = torch.Generator(model.device).manual_seed(args.seed)
     memory = PictureMemory(model) if len(questions) > 1 else None
     recordings = []
@@ -117,7 +128,10 @@ def run(args: argparse.Namespace) -> None:
         if args.json:
             row = {"question": question, "answer": found.text} | asdict(found)
             del row["text"]
-            print(json.dumps(row | {"model": str(name), "image": images, "video": args.video}), flush=True)
+            print(
+                json.dumps(row | {"preset": preset, "model": str(name), "image": images, "video": args.video}),
+                flush=True,
+            )
         else:
             print(f"{question} -> {found.text}", flush=True)
     if args.gif:

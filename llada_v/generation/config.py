@@ -8,6 +8,7 @@ from ..errors import WrongValue
 from ..fields import check, documented, setting
 from ..json_text import shown
 from .patterns import pattern_of
+from .presets import settings_of
 
 AUTO = "auto"
 REMASKING = ("low_confidence", "random")
@@ -189,6 +190,14 @@ class SamplerConfig:
         self._check_combinations()
         if self.constraint is not None:
             pattern_of(self.constraint)
+
+    @classmethod
+    def preset(cls, name: str, **changes) -> "SamplerConfig":
+        """The settings of a preset (see `generation.presets`), with `changes` in place of its own.
+
+        Raises ValueError for an unknown name, and for changes that do not fit together.
+        """
+        return cls(**settings_of(name, changes))
 
     @cached_property
     def resolved(self) -> Resolved:

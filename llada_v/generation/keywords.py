@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..errors import WrongValue
 from .config import SamplerConfig
+from .presets import KEY
 
 OF_SAMPLER = ("max_new_tokens", "max_length", "do_sample", "temperature", "eos_token_id", "stop_strings")
 # What changes nothing: values that ask for what is done anyway. use_cache is about the keys of a causal model.
@@ -35,6 +36,7 @@ ABOUT = {
     "decoder_start_token_id",
     "return_dict_in_generate",
     "output_attentions",
+    KEY,
 }
 ABOUT |= {"output_hidden_states", "output_scores", "output_logits"}
 NEVER: tuple[str, ...] = ("inputs_embeds", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn")

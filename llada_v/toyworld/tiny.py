@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from ..checkpoint.files import growing
 from ..configuration_llada_v import LladaVConfig
 from ..conversation import SYSTEM_PROMPT, TOKENS
+from ..generation.presets import KEY
 from ..modeling_llada_v import LladaVForConditionalGeneration
 from ..processing_llada_v import LladaVProcessor
 from .found import ICONS, Found
@@ -113,7 +114,13 @@ def build(folder: str | Path, seed: int = 0) -> None:
     tokenizer = build_tokenizer()
     config = tiny_config(tokenizer)
     model = LladaVForConditionalGeneration(config)
-    model.generation_config.max_new_tokens = CANVAS
+    model.generation_config = GenerationConfig(
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        max_new_tokens=CANVAS,
+        **{KEY: "fast"},
+    )
     with growing(Path(folder)) as draft:
         model.save_pretrained(draft)
         LladaVProcessor(tokenizer, config).save_pretrained(draft)
