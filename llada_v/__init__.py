@@ -15,6 +15,7 @@ from .registering import announce, register
 if TYPE_CHECKING:
     from .answering import Answer, PictureMemory, answer, load
     from .configuration_llada_v import LladaConfig, LladaVConfig
+    from .decisions import Decision, decide, fit_temperature
     from .generation.config import SamplerConfig
     from .generation.sampler import SamplerOutput, SamplerState
     from .image_processing_llada_v import LladaVImageProcessor, LladaVVideoProcessor
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Answer",
+    "Decision",
     "LladaConfig",
     "LladaVConfig",
     "LladaVForConditionalGeneration",
@@ -37,11 +39,14 @@ __all__ = [
     "SamplerOutput",
     "SamplerState",
     "answer",
+    "decide",
+    "fit_temperature",
     "load",
 ]
 MODULES = {
     "answering": ("Answer", "PictureMemory", "answer", "load"),
     "configuration_llada_v": ("LladaConfig", "LladaVConfig"),
+    "decisions": ("Decision", "decide", "fit_temperature"),
     "generation.config": ("SamplerConfig",),
     "generation.sampler": ("SamplerOutput", "SamplerState"),
     "image_processing_llada_v": ("LladaVImageProcessor", "LladaVVideoProcessor"),
