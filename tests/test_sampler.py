@@ -14,7 +14,7 @@ from llada_v import LladaVForConditionalGeneration, SamplerConfig
 from llada_v.answering import PictureMemory, load
 from llada_v.answering import answer as ask_one
 from llada_v.generation.reveal import propose, reveal_counts
-from llada_v.generation.sampler import SamplerState, sample
+from llada_v.generation.sampler import SamplerState, proposals, sample, steps_of
 from llada_v.toyworld import make_scene
 from llada_v.toyworld.records import heldout_questions
 from llada_v.toyworld.scenes import draw
@@ -41,6 +41,22 @@ def reveal(tokens, sureness, stops=((STOP,),), **settings):
     config = SamplerConfig(gen_length=len(tokens), **settings)
     found = sample(scripted(tokens, sureness), 1, config, MASK, stops)
     return found.canvas[0, : found.ends[0]].tolist(), [step[0] for step in found.order]
+
+
+def test_loops_that_take_turns_reveal_what_each_reveals_alone():
+    asked = [([5, 6, STOP, 7], [1.0, 4.0, 3.0, 2.0]), ([8, STOP, 9, 9, 9, 9], [6.0, 5.0, 4.0, 3.0, 2.0, 1.0])]
+    configs = [SamplerConfig(gen_length=len(tokens)) for tokens, _ in asked]
+    loops = [steps_of(1, config, MASK, [[STOP]]) for config in configs]
+    calls, ended = [next(loop) for loop in loops], {}
+    while len(ended) < len(loops):
+        for number in set(range(len(loops))) - ended.keys():
+            logits = scripted(*asked[number])(calls[number])
+            try:
+                calls[number] = loops[number].send(proposals(logits, calls[number], configs[number]))
+            except StopIteration as finished:
+                ended[number] = finished.value
+    for number, (tokens, sureness) in enumerate(asked):
+        assert ended[number].canvas[0, : ended[number].ends[0]].tolist() == reveal(tokens, sureness)[0]
 
 
 # Settings

@@ -8,7 +8,7 @@ The loop runs on the CPU. A call's candidates come back from the device in one t
 Letters: B rows, R canvases of a call, G canvas positions, M open positions, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,8 @@ from .stops import Stops
 # Raised by hand when the same weights, prompt and settings can give another answer than before: evaluations then start
 # again, beside the finished ones. A recorded set of answers (tests/test_answers_version.py) tells when it is due.
 ANSWERS_VERSION = 1
+
+Proposals = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # tokens, probabilities, scores, (M,) each
 
 
 @dataclass
@@ -130,6 +132,29 @@ def sample(
 
     logits_of: a `Call` -> logits (M, V) float32 at its open positions, canvas by canvas, on any device; the mask's id
         must be -inf.
+    The other arguments are those of `steps_of` and `proposals`.
+    """
+    steps, found = steps_of(num_rows, config, mask_id, stops, callback, decode, constraint), None
+    while True:
+        try:
+            call = steps.send(found)
+        except StopIteration as finished:
+            return finished.value
+        found = proposals(logits_of(call), call, config, generator, constraint)
+
+
+def steps_of(
+    num_rows: int,
+    config: SamplerConfig,
+    mask_id: int,
+    stops: list[list[int]],
+    callback: Callable[[SamplerState], None] | None = None,
+    decode: Callable[[list[int]], str] | None = None,
+    constraint: Constraint | None = None,
+) -> Generator[Call, Proposals, Sampled]:
+    """The loop by itself: it yields a `Call`, is sent the `proposals` at its open positions, and returns what it found.
+
+    Whoever drives it decides what runs the calls, and when: several loops can take turns or share a model call.
     stops: id sequences that end an answer, beside the config's stop_strings, which need `decode`: ids -> text.
     constraint: the shape of the answers; its tokens alone are let through.
     A row takes part in no further call once its answer is complete.
@@ -140,10 +165,7 @@ def sample(
         group, scope = rows.next_group(unfinished)
         drafts, is_open, counted = rows.look_ahead(group, scope)
         call = call_of(config, scope, group, drafts, is_open, rows.start[group], rows.end[group], counted)
-        logits = logits_of(call)
-        if constraint is not None:
-            logits = constraint.restrict(logits, call.canvas, call.is_open)
-        found = found_at(is_open, propose(logits, config, generator))
+        found = found_at(is_open, (yield call))
         num_forwards += 1
         for revealed in rows.take(group, drafts, is_open, counted, *found):
             if callback is not None:
@@ -153,6 +175,22 @@ def sample(
     if decode is not None:
         texts = [rows.stops.text_of(ids, end) for ids, end in zip(rows.canvas.tolist(), ends.tolist(), strict=True)]
     return Sampled(rows.canvas, ends, rows.lengths(), texts, rows.order_by_step(), num_forwards)
+
+
+def proposals(
+    logits: torch.Tensor,
+    call: Call,
+    config: SamplerConfig,
+    generator: torch.Generator | None = None,
+    constraint: Constraint | None = None,
+) -> Proposals:
+    """Tokens, probabilities and scores (M,) at a call's open positions, from its logits (M, V), on their device.
+
+    generator: source of random numbers; on that device too. constraint: see `steps_of`.
+    """
+    if constraint is not None:
+        logits = constraint.restrict(logits, call.canvas, call.is_open)
+    return propose(logits, config, generator)
 
 
 class Rows:
@@ -330,7 +368,7 @@ def call_of(config, scope, rows, drafts, is_open, start, end, counted) -> Call:
     return Call(scope, rows, copies, canvas, is_open, lengths, columns, is_filler)
 
 
-def found_at(is_open: torch.Tensor, found: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+def found_at(is_open: torch.Tensor, found: Proposals) -> Proposals:
     """Tokens, probabilities and scores (M,) each, from any device, as tensors of the shape of `is_open` on the CPU.
 
     Closed positions hold 0, 0 and -inf. One transfer: float64 holds every id exactly.
