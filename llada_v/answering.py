@@ -123,12 +123,14 @@ def answer(
     generator: torch.Generator | None = None,
     callback: Callable[[SamplerState], None] | None = None,
     memory: "PictureMemory | None" = None,
+    max_tiles: int | None = None,
 ) -> Answer:
     """The answer to one question about some pictures, or about one video, or about nothing but the text.
 
     images: PIL images or paths. video: a file, a folder of frames, or a list of frames.
     sampler, generator, callback: see `generate`.
     memory: features of pictures asked about before, to ask many questions about the same.
+    max_tiles: the most tiles that a single picture is cut into; None: what the processor was saved with.
     Raises ValueError for an empty question, pictures that cannot be read, images and video together, and settings
     that do not fit together; FileNotFoundError for a missing file.
     """
@@ -138,6 +140,7 @@ def answer(
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
+        processor_kwargs=None if max_tiles is None else {"max_tiles": max_tiles},
     )
     start = time.perf_counter()
     if memory is not None and "pixel_values" in inputs:

@@ -43,10 +43,31 @@ def resized_on_canvas(height: int, width: int, canvas: tuple[int, int]) -> tuple
     return canvas_height, min(math.ceil(width * scale_height), canvas_width)
 
 
-def grid_of(height: int, width: int, config) -> tuple[int, int]:
-    """Tiles (rows, columns) a picture is cut into, the squashed base tile not counted."""
-    canvas_height, canvas_width = select_canvas(height, width, config.image_grid_pinpoints)
-    return canvas_height // config.tile_size, canvas_width // config.tile_size
+def canvases_within(pinpoints: list, tile_size: int, max_tiles: int | None) -> list:
+    """The canvases of at most `max_tiles` tiles, the squashed base tile counted; None: all of them."""
+    if max_tiles is None:
+        return pinpoints
+    return [(height, width) for height, width in pinpoints if count_of(height, width, tile_size) <= max_tiles]
+
+
+def count_of(canvas_height: int, canvas_width: int, tile_size: int) -> int:
+    """Tiles of a canvas, the squashed base tile counted."""
+    return 1 + (canvas_height // tile_size) * (canvas_width // tile_size)
+
+
+def grid_of(height: int, width: int, config, tiles: int | None = None) -> tuple[int, int]:
+    """Tiles (rows, columns) a picture is cut into, the squashed base tile not counted.
+
+    tiles: how many it was cut into, that one counted, where a limit had a say: the best of all canvases within a limit
+        is also the best of those with its number of tiles. None: no limit. Raises ValueError where no canvas has them.
+    """
+    pinpoints, size = config.image_grid_pinpoints, config.tile_size
+    if tiles is not None:
+        pinpoints = [(rows, columns) for rows, columns in pinpoints if count_of(rows, columns, size) == tiles]
+        if not pinpoints:
+            raise WrongValue(f"a picture has {tiles} tiles, but no canvas of image_grid_pinpoints makes so many")
+    canvas_height, canvas_width = select_canvas(height, width, pinpoints)
+    return canvas_height // size, canvas_width // size
 
 
 def unpadded(height: int, width: int, map_height: int, map_width: int) -> tuple[slice, slice]:
@@ -75,9 +96,12 @@ def downscaled(height: int, width: int, config) -> tuple[int, int]:
     return height, width
 
 
-def grid_map(height: int, width: int, config) -> tuple[slice, slice, tuple[int, int]]:
-    """Rows and columns to keep of a picture's grid features, and the (height, width) they are scaled to."""
-    grid_rows, grid_columns = grid_of(height, width, config)
+def grid_map(height: int, width: int, config, tiles: int | None = None) -> tuple[slice, slice, tuple[int, int]]:
+    """Rows and columns to keep of a picture's grid features, and the (height, width) they are scaled to.
+
+    tiles: see `grid_of`.
+    """
+    grid_rows, grid_columns = grid_of(height, width, config, tiles)
     side = config.tile_side
     rows, columns = unpadded(height, width, grid_rows * side, grid_columns * side)
     return rows, columns, downscaled(rows.stop - rows.start, columns.stop - columns.start, config)
@@ -96,15 +120,15 @@ def num_tiles(layout: Layout, height: int, width: int, config, frames: int = 1) 
     return frames if layout == Layout.VIDEO else 1
 
 
-def num_features(layout: Layout, height: int, width: int, config, frames: int = 1) -> int:
-    """Features, and so placeholders, of one visual input."""
+def num_features(layout: Layout, height: int, width: int, config, frames: int = 1, tiles: int | None = None) -> int:
+    """Features, and so placeholders, of one visual input; `frames` of a video, `tiles` of a picture: see `grid_of`."""
     tile = config.tile_side**2
     if layout == Layout.FLAT:
         return tile
     if layout == Layout.SQUARE:
         return tile + 1
     if layout == Layout.ANYRES:
-        map_height, map_width = grid_map(height, width, config)[2]
+        map_height, map_width = grid_map(height, width, config, tiles)[2]
         return tile + map_height * (map_width + 1)
     side = pooled_side(config)
     newlines = {"grid": frames * side, "frame": frames, "one_token": 1, "no_token": 0}[config.video_newline]

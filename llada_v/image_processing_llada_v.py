@@ -15,7 +15,7 @@ from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from .anyres import Layout
+from .anyres import Layout, canvases_within
 from .configuration_llada_v import LladaVConfig
 from .errors import WrongValue
 from .images import anyres_tiles, load_image, normalised, open_picture, padded_tile, square_tile
@@ -47,6 +47,7 @@ class LladaVImageProcessorKwargs(ImagesKwargs, total=False):
     max_tile_features: int | None
     patch_size: int | None
     layout: str | None
+    max_tiles: int | None
 
 
 class LladaVVideoProcessorKwargs(VideosKwargs, total=False):
@@ -126,6 +127,8 @@ class LladaVImageProcessor(Pixels, PilBackend):
     max_tile_features: see `LladaVConfig`.
     layout: "anyres" cuts a picture into tiles; "square" pads it to one tile and a newline, "flat" to one tile alone;
         "caption" squashes it into one tile. None: anyres where a conversation has one picture, square where several.
+    max_tiles: the most tiles that anyres cuts a picture into, the squashed one counted: fewer are faster and see less.
+        1 is "square". None: as many as the canvases have.
     Returns pixel_values (T, 3, S, S), image_sizes (N, 2) and image_layouts (N, 2). With do_rescale and do_normalize
     both False pixel_values are uint8: the model scales them itself, to the same bits.
     Raises ValueError for an option that is not followed, and what reading a picture raises.
@@ -137,6 +140,7 @@ class LladaVImageProcessor(Pixels, PilBackend):
     image_grid_pinpoints = None
     max_tile_features = 4
     layout = None
+    max_tiles = None
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -181,8 +185,12 @@ class LladaVImageProcessor(Pixels, PilBackend):
         layout = options["layout"] or ("anyres" if len(pictures) == 1 else "square")
         if layout not in LAYOUTS:
             raise WrongValue(f"layout is {layout!r}; choose one of {', '.join(LAYOUTS)}")
+        size, most = tile_of(options["size"]), options["max_tiles"]
+        canvases = canvases_within(options["image_grid_pinpoints"], size, checked_tiles(most))
+        if layout == "anyres" and not canvases:
+            layout = "square"
         layout, tiles_of = LAYOUTS[layout]
-        geometry = Geometry(tile_of(options["size"]), options["image_grid_pinpoints"])
+        geometry = Geometry(size, canvases)
         return [
             (self.scaled(tiles_of(picture, geometry), options), (picture.height, picture.width), layout)
             for picture in pictures
@@ -267,6 +275,13 @@ def tile_of(size) -> int:
     if not height or height != width:
         raise WrongValue(f"size is {dict(size)}; tiles are square: give equal height and width")
     return height
+
+
+def checked_tiles(most: int | None) -> int | None:
+    """max_tiles. Raises ValueError unless it is a number of tiles."""
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+        raise WrongValue(f"max_tiles is {most!r}; it must be a whole number of at least 1, or None for no limit")
+    return most
 
 
 def nested(images) -> bool:

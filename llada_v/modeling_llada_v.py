@@ -202,11 +202,11 @@ class LladaVModel(LladaVPreTrainedModel):
         if layout == Layout.SQUARE:
             return torch.cat((base, newline))
         config = self.config
-        grid_rows, grid_columns = grid_of(height, width, config)
+        grid_rows, grid_columns = grid_of(height, width, config, len(tiles))
         side = config.tile_side
         grid = tiles[1:].unflatten(0, (grid_rows, grid_columns)).unflatten(2, (side, side))
         grid = grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2)  # (D, rows * side, columns * side)
-        rows, columns, (map_height, map_width) = grid_map(height, width, config)
+        rows, columns, (map_height, map_width) = grid_map(height, width, config, len(tiles))
         grid = grid[:, rows, columns]
         if grid.shape[1:] != (map_height, map_width):
             grid = interpolate(grid[None], size=(map_height, map_width), mode="bilinear")[0]

@@ -99,7 +99,7 @@ class SequenceWriter:
             checked = processor.checked(options | {"layout": layout})
             found = processor.tiles([processor.picture(source, checked) for source in sources], checked)
         return [
-            Visual(tiles, size, layout, num_features(layout, *size, self.config, frames=len(tiles)))
+            Visual(tiles, size, layout, num_features(layout, *size, self.config, len(tiles), len(tiles)))
             for tiles, size, layout in found
         ]
 
@@ -176,7 +176,13 @@ class SequenceWriter:
     # Records to train on
 
     def encode_record(
-        self, record: dict, style: str = "chat", image_root=None, video_fps: float = 1.0, max_frames: int = 32
+        self,
+        record: dict,
+        style: str = "chat",
+        image_root=None,
+        video_fps: float = 1.0,
+        max_frames: int = 32,
+        max_tiles: int | None = None,
     ) -> dict[str, torch.Tensor]:
         """One training record in LLaVA's format.
 
@@ -184,6 +190,7 @@ class SequenceWriter:
             them) or "video" (path or frames)}; None means absent. Relative paths start at `image_root`.
         style: "chat" writes the conversation; "caption" the picture and its caption alone (projector stage).
         video_fps, max_frames: how frames are taken, see `video.frames_at_fps`.
+        max_tiles: of a single picture; see `LladaVImageProcessor`. None: what the processor was saved with.
         Returns input_ids (L,) and labels (L,), and with pictures pixel_values (T, 3, S, S), image_sizes (N, 2) and
         image_layouts (N, 2). Labels are the ids of assistant turns, and of the structural tokens everywhere
         (BOS, headers, end of turn), as the published model was trained; the rest is -100. Text that spells a special
@@ -201,7 +208,8 @@ class SequenceWriter:
             sources = [Path(image_root) / source if isinstance(source, (str, Path)) else source for source in sources]
         is_video = not images and video is not None
         rule = partial(frames_at_fps, video_fps=video_fps, max_frames=max_frames)
-        visuals = self.visuals_of(sources, is_video, style, rule)
+        options: dict[str, Any] = {} if is_video or max_tiles is None else {"max_tiles": max_tiles}
+        visuals = self.visuals_of(sources, is_video, style, rule, **options)
         if style == "chat":
             sequence = self.chat_sequence(turns, visuals)
         elif style == "caption":

@@ -5,6 +5,8 @@ import pytest
 from llada_v import LladaVConfig
 from llada_v.anyres import (
     Layout,
+    canvases_within,
+    count_of,
     grid_map,
     grid_of,
     num_features,
@@ -72,6 +74,21 @@ def test_a_picture_that_leaves_no_feature_is_a_clear_error(size):
     message = f"a picture of {size[0]} x {size[1]} pixels .* leaves no feature .* pad it to a less extreme shape"
     with pytest.raises(ValueError, match=message):
         num_features(Layout.ANYRES, *size, config)
+
+
+@pytest.mark.parametrize("most", [2, 3, 4, 5, 7, 9])
+def test_a_limit_takes_the_best_canvas_within_it_and_its_number_of_tiles_tells_which(most):
+    for size, *_ in TABLE:
+        canvas = select_canvas(*size, canvases_within(CONFIG.image_grid_pinpoints, 384, most))
+        tiles = count_of(*canvas, 384)
+        assert tiles <= most
+        assert grid_of(*size, CONFIG, tiles) == (canvas[0] // 384, canvas[1] // 384)
+        assert num_features(Layout.ANYRES, *size, CONFIG, tiles=tiles) <= 729 + 27 * (27 + 1) * (tiles - 1)
+
+
+def test_a_number_of_tiles_that_no_canvas_has_is_refused():
+    with pytest.raises(ValueError, match="a picture has 12 tiles, but no canvas"):
+        grid_of(100, 100, CONFIG, 12)
 
 
 def test_an_empty_list_of_canvases_is_refused():

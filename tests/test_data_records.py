@@ -244,6 +244,13 @@ def test_lengths_are_found_again_for_other_settings(dataset_of):
     assert (few[KINDS.index("video")] < dataset_of(*MIXED, max_frames=2).measures()[0][KINDS.index("video")]).all()
 
 
+def test_lengths_count_the_tiles_that_a_limit_leaves(dataset_of):
+    few = dataset_of(*MIXED, max_tiles=2)
+    lengths = few.measures()[0].tolist()
+    assert lengths == [len(few[number]["input_ids"]) for number in range(len(few))]
+    assert lengths != dataset_of(*MIXED).measures()[0].tolist()
+
+
 def test_several_processes_measure_the_same(dataset_of, monkeypatch):
     monkeypatch.setattr(measure, "CHUNK", 2)
     dataset = dataset_of(*MIXED)

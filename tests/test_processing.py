@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from llada_v import LladaVConfig, LladaVProcessor
 from llada_v.anyres import Layout
 from llada_v.configuration_llada_v import IGNORE
-from llada_v.conversation import CHAT_TEMPLATE, SYSTEM_PROMPT, picture_first, pieces_of
+from llada_v.conversation import CHAT_TEMPLATE, SYSTEM_PROMPT, picture_first, pieces_of, user_message
+from llada_v.modeling_llada_v import LladaVModel
 from llada_v.toyworld.tiny import tiny_config
 
 LABELS = {record["name"]: record for record in golden("labels")}
@@ -181,6 +183,35 @@ def test_several_pictures_have_one_tile_each(processor, original):
         assert encoded["pixel_values"].shape == (2, 3, 384, 384)
         assert encoded["image_sizes"].tolist() == [[384, 384], [100, 500]]
         assert encoded["image_layouts"].tolist() == [[layout, 1]] * 2
+
+
+@pytest.mark.parametrize("most, tiles, features", [(None, 7, 3640), (4, 3, 1998), (1, 1, 730)])
+def test_a_limit_of_tiles_makes_a_picture_shorter_and_the_model_lays_it_out_the_same(processor, most, tiles, features):
+    picture = Image.new("RGB", (1000, 600))
+    options = {} if most is None else {"max_tiles": most}
+    found = processor.apply_chat_template(
+        [user_message("What?", [picture])], tokenize=True, return_dict=True, return_tensors="pt", **options
+    )
+    assert len(found["pixel_values"]) == tiles
+    assert (found["input_ids"] == processor.config.image_token_id).sum() == features
+    packed = SimpleNamespace(config=processor.config, image_newline=torch.zeros(4))
+    layout = Layout(int(found["image_layouts"][0, 0]))
+    assert len(LladaVModel.pack(packed, torch.zeros(tiles, 729, 4), layout, 600, 1000)) == features
+    record = {
+        "image": picture,
+        "conversations": [{"from": "human", "value": "<image>?"}, {"from": "gpt", "value": "a"}],
+    }
+    assert len(processor.encode_record(record, max_tiles=most)["pixel_values"]) == tiles
+
+
+def test_a_limit_of_tiles_is_saved_with_the_processor(tiny_processor, tmp_path):
+    tiny_processor.save_pretrained(tmp_path)
+    LladaVProcessor.from_pretrained(tmp_path, max_tiles=2).save_pretrained(tmp_path)
+    limited = LladaVProcessor.from_pretrained(tmp_path)
+    assert limited.image_processor.max_tiles == 2
+    assert len(limited.image_processor(Image.new("RGB", (144, 144)))["pixel_values"]) == 2
+    with pytest.raises(ValueError, match="max_tiles is 0; it must be a whole number of at least 1"):
+        limited.image_processor(Image.new("RGB", (144, 144)), max_tiles=0)
 
 
 def test_a_list_of_one_picture_is_one_picture(processor):

@@ -102,7 +102,7 @@ def read_recipe(args: argparse.Namespace):
     from ..processing_llada_v import LladaVProcessor
 
     records = Records(recipe.data, recipe.image_root, recipe.index_folder, recipe.seed)
-    encoding = Encoding(recipe.style, recipe.max_frames, recipe.max_length)
+    encoding = Encoding(recipe.style, recipe.max_frames, recipe.max_length, recipe.max_tiles)
     return records, LladaVProcessor.from_pretrained(recipe.model), encoding
 
 

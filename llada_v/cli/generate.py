@@ -10,7 +10,7 @@ from ..errors import WrongValue
 from ..generation.config import SamplerConfig
 from ..generation.presets import EXACT, PRESETS, preset_of, told
 from ..json_text import read_json
-from .options import add_device_options, add_quantize, add_settings, check_file, given, need_to_quantize
+from .options import add_device_options, add_quantize, add_settings, check_file, check_numbers, given, need_to_quantize
 
 APART = ("stop_token_ids", "stop_strings", "constraint", "suffix_token_ids")  # asked for in other words
 GIF_FRAMES = 4  # frames of a video that stand beside an animated answer
@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "it has none. The options below change single settings",
     )
     add_settings(parser, SamplerConfig, leave_out=APART)
+    add(
+        "--max-tiles", type=int, metavar="N", help="most tiles a single picture is cut into: fewer are faster, see less"
+    )
     add(
         "--stop",
         action="append",
@@ -73,6 +76,7 @@ def run(args: argparse.Namespace) -> None:
     and `answer` raise.
     """
     need_to_quantize(args)
+    check_numbers(args, "max_tiles")
 
     import torch
     from tqdm import tqdm
@@ -123,7 +127,9 @@ def run(args: argparse.Namespace) -> None:
                 if args.gif:
                     recorder(state)
 
-            found = answer(model, processor, question, pictures, args.video, sampler, generator, watch, memory)
+            found = answer(
+                model, processor, question, pictures, args.video, sampler, generator, watch, memory, args.max_tiles
+            )
         recordings.append((question, recorder, found.text))
         if args.json:
             row = {"question": question, "answer": found.text} | asdict(found)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
-from ..anyres import Layout, num_features
+from ..anyres import Layout, canvases_within, count_of, num_features, select_canvas
 from ..conversation import list_of, turns_of
 from ..errors import WrongValue
 from ..image_processing_llada_v import LAYOUTS
@@ -50,6 +50,7 @@ class Encoding(NamedTuple):
     style: str
     max_frames: int
     max_length: int
+    max_tiles: int | None = None
 
 
 class Measurer(TorchDataset):
@@ -112,8 +113,13 @@ class Measurer(TorchDataset):
         """One of `count` pictures without its tiles."""
         image = load_image(source) if self.decode else open_picture(source)[0]
         layout, _ = LAYOUTS[self.processor.layout_of(count, self.encoding.style)]
-        size = (image.height, image.width)
-        return Visual(NO_TILES, size, layout, num_features(layout, *size, self.processor.config))
+        size, config, tiles = (image.height, image.width), self.processor.config, None
+        most = self.encoding.max_tiles or self.processor.image_processor.max_tiles
+        if layout == Layout.ANYRES and most is not None:
+            canvases = canvases_within(config.image_grid_pinpoints, config.tile_size, most)
+            tiles = count_of(*select_canvas(*size, canvases), config.tile_size) if canvases else 1
+            layout = Layout.ANYRES if canvases else Layout.SQUARE
+        return Visual(NO_TILES, size, layout, num_features(layout, *size, config, tiles=tiles))
 
     def video(self, source) -> Visual:
         """A video without its tiles."""
@@ -190,7 +196,7 @@ def folder_of(measurer: Measurer) -> Path:
         "style": encoding.style,
         "max_frames": encoding.max_frames,
         "processor": of_processor(measurer.processor),
-    }
+    } | ({} if encoding.max_tiles is None else {"max_tiles": encoding.max_tiles})
     return index.folder.with_name(f"{index.folder.name}-lengths-{fingerprint(what)}")
 
 

@@ -83,7 +83,12 @@ class BudgetMaker:
         if length is None:
             length = min(recipe.max_length, side + CAPTION) if recipe.style == "caption" else recipe.max_length
         frame = num_features(Layout.VIDEO, 1, 1, self.config, frames=1)
-        tiles = 1 if recipe.style == "caption" else max(1, length // side, min(recipe.max_frames, length // frame))
+        most = recipe.max_tiles or length // side
+        tiles = (
+            1
+            if recipe.style == "caption"
+            else max(1, min(most, length // side), min(recipe.max_frames, length // frame))
+        )
         self.rows, self.length, self.tiles = recipe.micro_batch_size, length, tiles * recipe.micro_batch_size
         self.copies = 2 if recipe.complementary_masking else 1
         counts = [(part_of(n), p.numel(), p.requires_grad) for n, p in self.model.named_parameters()]

@@ -111,6 +111,14 @@ class Recipe:
         8192, "longest sequence in tokens; a longer record stops the run", least=1, most=10_000_000
     )
     max_frames: int = setting(0, "most frames taken from a video; 0: all, one a second", least=0, most=1_000_000)
+    max_tiles: int | None = setting(
+        None,
+        "most tiles a single picture is cut into, the squashed one counted; fewer make shorter sequences "
+        "and lose details",
+        none="as many as the canvases have",
+        least=1,
+        most=10_000,
+    )
     train_eos_padding: bool = setting(
         False,
         "batches are filled with EOS that is attended to and predicted, as the original's projector stage does; "

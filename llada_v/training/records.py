@@ -55,7 +55,9 @@ class RecordDataset(Dataset):
         """Tensors of one record. Raises BadRecord."""
         recipe = self.recipe
         with self.records.reading(index) as record:
-            encoded = self.processor.encode_record(record, style=recipe.style, max_frames=recipe.max_frames)
+            encoded = self.processor.encode_record(
+                record, style=recipe.style, max_frames=recipe.max_frames, max_tiles=recipe.max_tiles
+            )
             if recipe.turn_canvas:
                 config = self.processor.config
                 encoded = fill_answers(encoded, recipe.turn_canvas, config.eot_token_id, config.pad_token_id)
@@ -74,7 +76,8 @@ class RecordDataset(Dataset):
         Raises BadRecord as reading every record would, except that pictures are not decoded.
         """
         recipe = self.recipe
-        measurer = Measurer(self.records, self.processor, Encoding(recipe.style, recipe.max_frames, recipe.max_length))
+        encoding = Encoding(recipe.style, recipe.max_frames, recipe.max_length, recipe.max_tiles)
+        measurer = Measurer(self.records, self.processor, encoding)
         measures = Measures(measurer, recipe.workers, self.refuse)
         lengths = measures.lengths
         is_bad = (lengths == UNKNOWN) | (lengths > recipe.max_length)
