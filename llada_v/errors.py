@@ -13,6 +13,10 @@ class WrongValue(UserError, ValueError):
     """A value, a record or a file's content that cannot be used."""
 
 
+class WrongType(UserError, TypeError):
+    """An object of a kind that is not understood, or a keyword that nothing takes."""
+
+
 class MissingFile(UserError, FileNotFoundError):
     """A file or folder that is not there."""
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageFile, JpegImagePlugin
 
 from .anyres import resized_on_canvas, select_canvas
-from .errors import MissingFile, WrongValue
+from .errors import MissingFile, WrongType, WrongValue
 
 MAX_PIXELS = 89_478_485  # what is safe to decode: a quarter of a gigabyte as RGB (Pillow's own default)
 # EPS starts an outside program; icons hold several pictures, read as Pillow's switches say; of the others Pillow tells
@@ -87,7 +87,7 @@ def open_picture(source, is_decoded: bool = False) -> tuple[Image.Image, str]:
     elif isinstance(source, Image.Image):
         image = source
     else:
-        raise TypeError(f"a picture is a PIL image, a path or bytes, not {type(source).__name__}")
+        raise WrongType(f"a picture is a PIL image, a path or bytes, not {type(source).__name__}")
     if not image.width or not image.height:
         raise WrongValue(f"{name} is empty: {image.height} x {image.width} pixels (height x width)")
     if image.width * image.height > MAX_PIXELS:

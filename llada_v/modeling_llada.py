@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_llada_v import LladaConfig
-from .errors import WrongValue
+from .errors import WrongType, WrongValue
 
 POSITIONS_MULTIPLE = 32
 
@@ -315,7 +315,7 @@ def check_recorded(recorded: dict) -> None:
     """Raise TypeError for a keyword that is not one of transformers' for outputs."""
     known = {"output_hidden_states", "output_attentions", "return_dict"}
     if unknown := sorted(name for name, value in recorded.items() if name not in known and value is not None):
-        raise TypeError(f"forward has no argument {', '.join(unknown)}")
+        raise WrongType(f"forward has no argument {', '.join(unknown)}")
 
 
 def default_positions(attention_mask: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ from .conversation import (
     read_part,
     render,
 )
-from .errors import BadFile, WrongValue
+from .errors import BadFile, WrongType, WrongValue
 from .image_processing_llada_v import (
     LladaVImageProcessor,
     LladaVImageProcessorKwargs,
@@ -156,7 +156,7 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
         }
         known = {option for part in pixels.values() for option in part.valid_kwargs.__annotations__}
         if unknown := sorted(kwargs.keys() - known):
-            raise TypeError(f"nothing in the processor takes {', '.join(unknown)}")
+            raise WrongType(f"nothing in the processor takes {', '.join(unknown)}")
         # Folders written before the parts were saved apart hold a copy of the config in their place.
         copy = LladaVConfig(**saved["config"]) if "config" in saved else None
         config = copy
@@ -255,7 +255,7 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
             )
             return features if return_dict else features["input_ids"]
         if kwargs:
-            raise TypeError(f"unknown processor options: {', '.join(sorted(kwargs))}")
+            raise WrongType(f"unknown processor options: {', '.join(sorted(kwargs))}")
         if tools or documents:
             raise WrongValue(f"the model knows no {'tools' if tools else 'documents'}; leave them out")
         merged = self.options(options)
@@ -329,7 +329,7 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
         Raises TypeError for an unknown one, ValueError for one that is not followed.
         """
         if unknown := sorted(given.keys() - OPTIONS):
-            raise TypeError(f"unknown processor options: {', '.join(unknown)}")
+            raise WrongType(f"unknown processor options: {', '.join(unknown)}")
         settings = {key: value for key, value in self.tokenizer.init_kwargs.items() if key != "padding_side"}
         merged = self._merge_kwargs(
             LladaVProcessorKwargs,  # type: ignore[arg-type]  # it takes the class; its annotation says an instance

@@ -13,7 +13,7 @@ from PIL import Image
 
 from . import images
 from .decoding import DECODER, BadClip, Clip, installed
-from .errors import MissingFile, WrongValue
+from .errors import MissingFile, WrongType, WrongValue
 from .images import is_left_behind, load_image
 
 FrameRule = Callable[[int, float], list[int]]
@@ -58,7 +58,7 @@ def load_frames(source, rule: FrameRule) -> list[Image.Image]:
     if isinstance(source, (str, Path, bytes)):
         return of_clip(source, lambda clip: frames_of(clip, rule(clip.total, clip.fps)))
     if not isinstance(source, (list, tuple, np.ndarray)):
-        raise TypeError(f"a video is a path or a list of frames, not {type(source).__name__}")
+        raise WrongType(f"a video is a path or a list of frames, not {type(source).__name__}")
     frames = [Image.fromarray(frame) if isinstance(frame, np.ndarray) else frame for frame in source]
     if not frames:
         raise WrongValue("the video has no frames; give at least one")

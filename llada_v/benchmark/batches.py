@@ -13,7 +13,7 @@ from ..anyres import Layout, num_features, num_tiles
 from ..configuration_llada_v import LladaVConfig
 from ..conversation import user_message
 from ..data.sources import Entry, parsed, read_entries
-from ..errors import WrongValue
+from ..errors import UserError, WrongValue
 from ..images import open_picture
 from ..sequence import PICTURE_INPUTS
 
@@ -64,7 +64,7 @@ def read_item(entry: Entry, where: str, folder: Path) -> Item:
     """One record, its pictures' headers looked at."""
     try:
         record = parsed(entry)
-    except ValueError as error:
+    except WrongValue as error:
         raise WrongValue(f"{where}: {error}; expected an object such as {RECORD}") from error
     for key in ("question", "answer"):
         if not isinstance(record.get(key), str) or not record[key].strip():
@@ -77,7 +77,7 @@ def read_item(entry: Entry, where: str, folder: Path) -> Item:
     for path in paths:
         try:
             open_picture(path)
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             raise type(error)(f"{where}: {error}") from error
     return Item(where, record["question"], record["answer"], paths)
 

@@ -86,7 +86,7 @@ class Measurer(TorchDataset):
                 part = Measure(modality, features + sum(next(counts) for _ in pieces))
                 try:
                     check_length(part.length, self.encoding.max_length)
-                except ValueError as error:
+                except WrongValue as error:
                     part = part._replace(error=self.records.bad(number, error))
             measures.append(part)
         return measures

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..conversation import IMAGE, list_of
-from ..errors import MissingFile, WrongValue
+from ..errors import MissingFile, UserError, WrongValue
 from ..images import picture_suffixes
 from ..video import VIDEO_SUFFIXES
 from .index import RecordIndex, open_index
@@ -58,7 +58,7 @@ class Records:
         entry, source = self.index[number]
         try:
             yield with_files(parsed(entry), entry.blobs, self.sources[source])
-        except (ValueError, TypeError, OSError) as error:
+        except (UserError, OSError) as error:
             raise self.bad(number, error) from error
 
     def bad(self, number: int, reason: object) -> BadRecord:

@@ -22,7 +22,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from ..answering import DEMO_MODEL, load
-from ..errors import WrongValue
+from ..errors import UserError, WrongValue
 from ..generation.sampler import SamplerOutput
 from ..sequence import Sequence
 from .gen_kwargs import Settings, settings_of
@@ -181,7 +181,7 @@ class LladaV(lmms):
                 raise BadDocument(f"{name} cannot be read: {type(error).__name__}: {error}") from error
             try:
                 prompt = self.prompt_from(content, think_mode)
-            except (ValueError, TypeError, OSError) as error:
+            except (UserError, OSError) as error:
                 raise BadDocument(f"{name} cannot be used: {error}") from error
             limit = self.model.config.text_config.max_position_embeddings
             if len(prompt.input_ids) + answer_length > limit:

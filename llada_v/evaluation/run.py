@@ -20,7 +20,7 @@ from pkgutil import resolve_name
 import torch
 
 from ..checkpoint.files import local_folder
-from ..errors import NoPackage
+from ..errors import NoPackage, WrongValue
 from ..generation.config import SamplerConfig
 from ..generation.sampler import ANSWERS_VERSION
 from ..processing_llada_v import LladaVProcessor
@@ -188,7 +188,7 @@ def rows_in(task: Benchmark, folder: Path, results: str, settings: str) -> list[
     """The rows of a task from the files in its folder."""
     try:
         return rows_of(task, json.loads((folder / results).read_text()), read_log(folder / "documents"), settings)
-    except ValueError as error:
+    except (WrongValue, json.JSONDecodeError) as error:  # a metric that is missing, a file that was cut off
         return [failed(task, settings, str(error))]
 
 

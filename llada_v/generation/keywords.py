@@ -6,7 +6,7 @@ name; none is ignored. Knows no model and no transformers: a GenerationConfig is
 
 from dataclasses import dataclass
 
-from ..errors import WrongValue
+from ..errors import WrongType, WrongValue
 from .config import SamplerConfig
 from .presets import KEY
 
@@ -70,7 +70,7 @@ def read_keywords(keywords: dict, sampler: SamplerConfig | None, given, own, pro
     keywords = {name: value for name, value in keywords.items() if value is not None and name not in NO_EFFECT}
     known = fields_of(own).keys() | set(OF_SAMPLER) | set(NEVER)
     if unknown := sorted(keywords.keys() - known):
-        raise TypeError(f"generate has no argument {', '.join(unknown)}")
+        raise WrongType(f"generate has no argument {', '.join(unknown)}")
     check_neutral(keywords)
     num = keywords.get("num_return_sequences", 1)
     pad_token_id = keywords.get("pad_token_id", config.eos_token_id)
