@@ -6,7 +6,6 @@ Nothing in this file knows a tensor or a tokenizer.
 
 from typing import TYPE_CHECKING
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, SiglipVisionConfig
 from transformers.activations import ACT2FN
 
@@ -14,7 +13,7 @@ from .checkpoint.configs import translate_config
 from .checkpoint.files import check_name
 from .checkpoint.names import PUBLISHED_MODEL_TYPE
 from .errors import BadFile, WrongValue
-from .json_text import read_json, shown
+from .json_text import read_json, shown, usable
 
 ROPE_INV_FREQ = ("exact", "bf16_rounded")
 VIDEO_NEWLINES = ("grid", "frame", "one_token", "no_token")
@@ -35,7 +34,6 @@ VISION_SIZES |= {"num_channels": (3, 3)}
 VISION_NUMBERS = {"layer_norm_eps": (0, 1), "attention_dropout": (0, 1)}
 PICTURE_SIZES = {"max_tile_features": (1, 1000), "video_pool_stride": (1, 1000)}
 MOST_PINPOINTS, MOST_TILES = 1000, 10_000
-UNUSABLE = (TypeError, AttributeError, KeyError, IndexError, StrictDataclassError)
 IGNORE = -100
 """Label of a position that is never masked nor predicted: pictures, questions, padding."""
 
@@ -239,13 +237,8 @@ class LladaVConfig(PreTrainedConfig):
         for name, kind in (("_attn_implementation", str), ("quantization_config", dict)):
             if not isinstance(config_dict.get(name), (kind, type(None))):
                 raise WrongValue(f"the config's {name} is {shown(config_dict[name])}; expected a {kind.__name__}")
-        try:
+        with usable("the config"):  # transformers' own fields, which it does not check
             return super().from_dict(config_dict, **kwargs)
-        except UNUSABLE as error:  # transformers' own fields, which it does not check
-            told = " ".join(str(error).split())
-            raise WrongValue(
-                f"the config has a value that cannot be used: {told}; compare it with a sound one"
-            ) from error
 
     @property
     def tile_size(self) -> int:

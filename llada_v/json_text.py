@@ -1,12 +1,15 @@
 """What others wrote: JSON from files, bounded in size and depth, and values shown in messages, bounded in length."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import WrongValue
+from .errors import UserError, WrongValue
 
 MOST_BYTES = 2**27  # the largest tokenizers take some 30 MB
 MOST_SHOWN = 100
+MOST_QUOTED = 300
 MOST_DEPTH = 60  # objects and lists inside each other; configs have about 6, chat messages as many
 
 
@@ -63,3 +66,24 @@ def shown(value) -> str:
     except (ValueError, RecursionError):  # a huge number inside a list, a list inside itself
         return f"a {type(value).__name__}"
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}... ({len(text)} letters)"
+
+
+def quoted(error: Exception) -> str:
+    """What a library says, on one line, cut where it is long: it may repeat a whole file."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]}... ({len(text)} letters)"
+
+
+@contextmanager
+def usable(what: str) -> Iterator[None]:
+    """What transformers and tokenizers raise for an odd value, of any kind and in any depth, as one ValueError.
+
+    For one call of theirs that is given what others wrote; our own checks inside it pass, and so do missing files.
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # tokenizers raises Exception itself
+        told = f"{what} has a value that cannot be used: {quoted(error)}"
+        raise WrongValue(f"{told}; compare it with a sound one") from error

@@ -35,6 +35,7 @@ from .image_processing_llada_v import (
     pictures_of,
     videos_of,
 )
+from .json_text import usable
 from .sequence import PICTURE_INPUTS, Sequence, SequenceWriter, pixel_inputs
 
 PROCESSOR_FILE = "processor_config.json"
@@ -158,7 +159,8 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
         if unknown := sorted(kwargs.keys() - known):
             raise WrongType(f"nothing in the processor takes {', '.join(unknown)}")
         # Folders written before the parts were saved apart hold a copy of the config in their place.
-        copy = LladaVConfig(**saved["config"]) if "config" in saved else None
+        with usable(f"{name}'s {PROCESSOR_FILE}"):
+            copy = LladaVConfig(**saved["config"]) if "config" in saved else None
         config = copy
         is_there = cached_file(name, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **hub) is not None
         if is_there or copy is None and not pixels.keys() <= saved.keys():
@@ -166,7 +168,8 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
         for part, kind in pixels.items():
             if part not in parts:
                 written = saved.get(part) or kind.from_config(copy or config).to_dict()
-                parts[part] = kind.from_dict(written, **kwargs)
+                with usable(f"the {part} of {name}"):
+                    parts[part] = kind.from_dict(written, **kwargs)
         if reproduce_original is None:
             reproduce_original = saved.get("reproduce_original", False)
         return cls(config=config, reproduce_original=reproduce_original, chat_template=template, **parts)
@@ -439,7 +442,8 @@ def load_tokenizer(name, hub: dict, options: dict) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder or hub name. Raises OSError where its file is missing."""
     if cached_file(name, TOKENIZER_FILE, _raise_exceptions_for_missing_entries=False, **hub) is None:
         raise BadFile(f"{name} has no {TOKENIZER_FILE}; put the tokenizer's files there, beside config.json")
-    return PreTrainedTokenizerFast.from_pretrained(name, **hub, **options)
+    with usable(f"the tokenizer of {name}"):
+        return PreTrainedTokenizerFast.from_pretrained(name, **hub, **options)
 
 
 def config_of(ids: dict, image_processor, video_processor) -> LladaVConfig:

@@ -17,7 +17,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 from ..errors import BadFile, WrongValue
-from ..json_text import read_json, shown
+from ..json_text import quoted, read_json, shown
 from .names import BASE, OURS, PUBLISHED, QUANTIZED, inverse, rename, table_for
 
 INDEX_FILE, WEIGHTS_FILE = "model.safetensors.index.json", "model.safetensors"
@@ -162,7 +162,7 @@ def read_header(file: Path) -> list[Stored]:
             parts = [(name, handle.get_slice(name)) for name in handle.keys()]
             return [Stored(file, name, tuple(part.get_shape()), part.get_dtype()) for name, part in parts]
     except SafetensorError as error:
-        raise WrongValue(f"{file} is truncated or damaged ({error}); download or copy it again") from error
+        raise WrongValue(f"{file} is truncated or damaged ({quoted(error)}); download or copy it again") from error
 
 
 def match(found: dict[str, Stored], table, expected: dict[str, tuple], where) -> dict[str, Stored]:

@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-sources=(antlr4-python3-runtime deepspeed transformers-stream-generator zss)
+sources=(antlr4-python3-runtime deepspeed font-roboto transformers-stream-generator zss)
 uv=${UV:-.venv/bin/uv}
 torch=$(sed -n 's/^# torch==/torch==/p' constraints.txt)
 export MACOSX_DEPLOYMENT_TARGET=14.0 # the oldest macOS that torch has wheels for
@@ -15,7 +15,7 @@ trap 'rm "$found"' EXIT
 
 for platform in x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin x86_64-pc-windows-msvc; do
     for python in 3.11 3.12 3.13; do
-        for extra in video train eval quantize structured dev; do
+        for extra in video train eval quantize structured world docs dev; do
             "$uv" pip compile pyproject.toml --extra "$extra" --python-platform "$platform" --python-version "$python" \
                 --only-binary :all: "${sources[@]/#/--no-binary=}" --prerelease disallow \
                 --constraints constraints.txt --constraints <(echo "$torch") --quiet --no-header --no-annotate >"$found"
