@@ -182,12 +182,12 @@ class LladaVConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         check_ranges(self, PICTURE_SIZES, {})
         if self.video_newline not in VIDEO_NEWLINES:
-            raise WrongValue(f"video_newline is {self.video_newline!r}; choose one of {', '.join(VIDEO_NEWLINES)}")
+            raise WrongValue(f"video_newline is {shown(self.video_newline)}; choose one of {', '.join(VIDEO_NEWLINES)}")
         self._check_pinpoints()
         for name, token_id in self.special_token_ids().items():
             if not is_whole(token_id) or not 0 <= token_id < self.text_config.vocab_size:
                 raise WrongValue(
-                    f"{name} is {token_id!r}, outside the vocabulary of {self.text_config.vocab_size} rows"
+                    f"{name} is {shown(token_id)}, outside the vocabulary of {self.text_config.vocab_size} rows"
                 )
 
     def _check_pinpoints(self) -> None:
@@ -231,7 +231,7 @@ class LladaVConfig(PreTrainedConfig):
             config_dict = translate_config(config_dict, folder)
         elif model_type != cls.model_type:
             raise WrongValue(
-                f"the config has model_type {model_type!r}, not LLaDA-V's {cls.model_type!r} or "
+                f"the config has model_type {shown(model_type)}, not LLaDA-V's {cls.model_type!r} or "
                 f"{PUBLISHED_MODEL_TYPE!r}; a LLaDA-8B folder becomes one with `llada-v convert`"
             )
         for name, kind in (("_attn_implementation", str), ("quantization_config", dict)):

@@ -12,6 +12,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 from .errors import WrongValue
+from .json_text import shown
 
 IMAGE = "<image>"  # where a picture or a video stands in a record's text and in a finished prompt
 PICTURE = None  # the same among the pieces of a turn
@@ -108,9 +109,9 @@ def read_messages(messages: list, enable_thinking: bool | None = None) -> Conver
             raise WrongValue(f"a message is a {type(message).__name__}; it has to be {{'role': ..., 'content': ...}}")
         role, content = message.get("role"), message.get("content")
         if role not in ("system", "user", "assistant"):
-            raise WrongValue(f"a message has role {role!r}; it may be system, user or assistant")
+            raise WrongValue(f"a message has role {shown(role)}; it may be system, user or assistant")
         if not isinstance(content, (str, list, tuple)):
-            raise WrongValue(f"a message has content {content!r}; it may be a string or a list of parts")
+            raise WrongValue(f"a message has content {shown(content)}; it may be a string or a list of parts")
         pieces: list[str | None] = []
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             kind, source = read_part(part)
@@ -154,8 +155,8 @@ def read_part(part) -> tuple[str, Any]:
         if not isinstance(source, str):
             raise WrongValue(f"a message part of type {kind} has no address; write {{{kind!r}: {{'url': ...}}}}")
         return kind.removesuffix("_url"), source
-    if kind not in SOURCES:
-        raise WrongValue(f"a message part has type {kind!r}; it may be text, image, image_url, video or video_url")
+    if kind not in tuple(SOURCES):  # it may be a list, which no dict holds
+        raise WrongValue(f"a message part has type {shown(kind)}; it may be text, image, image_url, video or video_url")
     given = [key for key in SOURCES[kind] if part.get(key) is not None]
     if len(given) != 1:
         raise WrongValue(
@@ -212,9 +213,11 @@ def turns_of(record: dict) -> list[dict]:
     turns = record.get("conversations")
     if not turns:
         raise WrongValue("the record has no conversations")
+    if not isinstance(turns, list):
+        raise WrongValue(f"conversations is {shown(turns)}; a list of turns is expected")
     for turn in turns:
-        if not isinstance(turn, dict) or turn.get("from") not in ROLES or not isinstance(turn.get("value"), str):
-            raise WrongValue(f"a turn has 'from' (human or gpt) and 'value' (a text); this one is {turn!r}")
+        if not isinstance(turn, dict) or turn.get("from") not in tuple(ROLES) or not isinstance(turn.get("value"), str):
+            raise WrongValue(f"a turn has 'from' (human or gpt) and 'value' (a text); this one is {shown(turn)}")
     return turns
 
 

@@ -28,6 +28,7 @@ from .errors import WrongValue
 from .generation.config import SamplerConfig
 from .generation.generate import SamplerMixin
 from .head import LladaHead
+from .json_text import usable
 from .modeling_llada import LladaModel, LladaPreTrainedModel
 from .training.noise import Draw, add_noise, token_weights
 
@@ -312,7 +313,8 @@ class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel):
     def adjust_generation_fn(self, generation_config, from_auto_class, from_pipeline, folder, **kwargs) -> None:
         """transformers' hook while loading: the settings given, else those of the folder, where these have a length."""
         if generation_config is None and folder is not None and (Path(folder) / GENERATION_CONFIG_NAME).is_file():
-            generation_config = GenerationConfig.from_pretrained(folder)
+            with usable(f"the {GENERATION_CONFIG_NAME} of {folder}"):
+                generation_config = GenerationConfig.from_pretrained(folder)
         if generation_config is not None and generation_config.max_new_tokens is not None:
             self.generation_config = generation_config
 

@@ -83,6 +83,9 @@ BAD = [
     (question(image={"path": "a.png"}), "a picture is a PIL image, a path or bytes, not dict"),
     (question(image="frames"), "no picture at .*frames"),
     (question(video=3), "a video is a path or a list of frames, not int"),
+    ({"id": "odd", "conversations": 3}, "conversations is 3; a list of turns is expected"),
+    ({"id": "odd", "conversations": [{"from": [], "value": "Hi"}]}, r"this one is {'from': \[\], 'value': 'Hi'}"),
+    ({"id": "odd", "conversations": [{"from": "human", "value": ["x" * 9999]}]}, r"this one is .{100}\.\.\. \("),
 ]
 
 

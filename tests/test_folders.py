@@ -204,6 +204,28 @@ def test_damaged_json_beside_weights_is_one_clear_error(folder, damage, name):
         LladaVForConditionalGeneration.from_pretrained(folder)
 
 
+ODD = [
+    ("tokenizer.json", "version", None, "the tokenizer of .* has a value that cannot be used"),
+    (
+        "generation_config.json",
+        "max_new_tokens",
+        {},
+        "the generation_config.json of .* has a value that cannot be used",
+    ),
+    ("config.json", "image_token_id", ["x" * 9999], r"image_token_id is .{100}\.\.\. \("),
+    ("config.json", "vision_config", {"intermediate_size": ["x" * 9999]}, "the config has a value that cannot be used"),
+]
+
+
+@pytest.mark.parametrize("name, key, value, told", ODD)
+def test_an_odd_value_beside_weights_is_one_short_error(folder, name, key, value, told):
+    (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | {key: value}))
+    with pytest.raises(ValueError, match=told) as found:
+        LladaVProcessor.from_pretrained(folder)
+        LladaVForConditionalGeneration.from_pretrained(folder)
+    assert len(str(found.value)) < 600
+
+
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_the_processor_and_the_config_read_through_the_same_door(folder, damage):
     text, told = DAMAGED[damage]

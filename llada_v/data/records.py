@@ -13,6 +13,7 @@ from pathlib import Path
 from ..conversation import IMAGE, list_of
 from ..errors import MissingFile, UserError, WrongValue
 from ..images import picture_suffixes
+from ..json_text import shown
 from ..video import VIDEO_SUFFIXES
 from .index import RecordIndex, open_index
 from .mixture import Source, list_sources
@@ -103,8 +104,8 @@ def check_text_record(record: dict) -> None:
     for key in {"image", "video"} & record.keys():
         if IMAGE in json.dumps(record.get("conversations"), ensure_ascii=False):
             raise WrongValue(
-                f"{key!r} is {record[key]!r}, but its text has {IMAGE}; name the file, or leave the key out to have "
-                f"{IMAGE} read as text"
+                f"{key!r} is {shown(record[key])}, but its text has {IMAGE}; name the file, or leave the key out "
+                f"to have {IMAGE} read as text"
             )
 
 
