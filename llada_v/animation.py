@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .charts import INK, MUTED, PAPER
+from .charts import INK, MUTED, PAPER, colour_of
 from .errors import WrongValue
 from .generation.sampler import SamplerState
 from .images import load_image
@@ -33,7 +33,6 @@ STEP_SECONDS = (0.08, 0.5)
 FINAL_SECONDS = 2.0
 
 MASK, BEHIND_STOP = (205, 208, 213), (241, 242, 244)
-CONFIDENCE = ((232, 106, 94), (247, 196, 88), (112, 190, 120))  # red, amber, green: 0, 0.5, 1
 
 
 @dataclass(frozen=True)
@@ -243,14 +242,6 @@ def draw_legend(draw, left: int, bottom: int) -> None:
     for x in range(wide):
         draw.line((left + x, bottom - high, left + x, bottom), colour_of(x / (wide - 1)))
     draw.text((left + wide + 6, middle), "1", MUTED, font, anchor="lm")
-
-
-def colour_of(confidence: float) -> tuple[int, int, int]:
-    """Red at 0, amber at 0.5, green at 1, straight lines between."""
-    low, high = CONFIDENCE[:2] if confidence < 0.5 else CONFIDENCE[1:]
-    share = min(1.0, 2 * confidence - (confidence >= 0.5))
-    red, green, blue = (round(a + share * (b - a)) for a, b in zip(low, high, strict=True))
-    return red, green, blue
 
 
 def palette_of(frame: Image.Image, pictures: Image.Image | None) -> Image.Image:

@@ -7,7 +7,7 @@ print(answer(model, processor, "How many objects are there?", images=["data/demo
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,6 +124,7 @@ def answer(
     callback: Callable[[SamplerState], None] | None = None,
     memory: "PictureMemory | None" = None,
     max_tiles: int | None = None,
+    history: Sequence[dict] = (),
 ) -> Answer:
     """The answer to one question about some pictures, or about one video, or about nothing but the text.
 
@@ -131,11 +132,12 @@ def answer(
     sampler, generator, callback: see `generate`.
     memory: features of pictures asked about before, to ask many questions about the same.
     max_tiles: the most tiles that a single picture is cut into; None: what the processor was saved with.
+    history: the messages of the chat so far, see `conversation.read_messages`.
     Raises ValueError for an empty question, pictures that cannot be read, images and video together, and settings
     that do not fit together; FileNotFoundError for a missing file.
     """
     inputs = processor.apply_chat_template(
-        [user_message(question, images, video)],
+        [*history, user_message(question, images, video)],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,

@@ -13,8 +13,17 @@ from PIL import Image, ImageDraw, ImageFont
 PAPER, INK, MUTED = (255, 255, 255), (32, 33, 36), (110, 114, 120)
 GRID, TRACK = (230, 232, 236), (241, 243, 246)
 BLUE, PALE, GREY, RED = (38, 108, 196), (120, 162, 224), (160, 166, 176), (206, 62, 50)
+CONFIDENCE = ((232, 106, 94), (247, 196, 88), (112, 190, 120))  # red, amber, green: 0, 0.5, 1
 LARGE, TEXT, SMALL = 20, 15, 13  # of letters
 MARGIN = 28
+
+
+def colour_of(confidence: float) -> tuple[int, int, int]:
+    """Red at 0, amber at 0.5, green at 1, straight lines between."""
+    low, high = CONFIDENCE[:2] if confidence < 0.5 else CONFIDENCE[1:]
+    share = min(1.0, 2 * confidence - (confidence >= 0.5))
+    red, green, blue = (round(a + share * (b - a)) for a, b in zip(low, high, strict=True))
+    return red, green, blue
 
 
 @cache

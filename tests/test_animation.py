@@ -6,21 +6,19 @@ from PIL import Image, ImageFont
 
 from llada_v.animation import (
     BEHIND_STOP,
-    CONFIDENCE,
     MARGIN,
     MASK,
-    PAPER,
     PICTURE_SIDE,
     PICTURE_WIDTH,
     TEXT_WIDTH,
     Recorder,
     Scene,
-    colour_of,
     column_of,
     frame_of,
     save_gif,
     wrap,
 )
+from llada_v.charts import CONFIDENCE, PAPER, colour_of
 from llada_v.generation.sampler import SamplerState
 
 WORDS = ["<mask>", "<end>", "a", " red", " circle", " on", " the", " table"]

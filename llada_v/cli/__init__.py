@@ -18,6 +18,7 @@ TRACEBACK = "LLADA_V_TRACEBACK"
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 VERBS = {
     "generate": "answer questions about pictures or a video",
+    "chat": "talk with the model in a terminal, here or at a server",
     "convert": "rewrite published weights as a folder that loads like any other",
     "train": "train a stage: RECIPE [--key value ...]",
     "budget": "memory that a recipe needs on each device: RECIPE [--key value ...]",
