@@ -14,9 +14,11 @@ from pathlib import Path
 import torch
 
 from .checkpoint.files import local_folder
+from .confidence import fields_of
 from .configuration_llada_v import LladaVConfig
 from .conversation import user_message
 from .errors import MissingFile, WrongValue
+from .generation.automaton import spelled
 from .generation.config import SamplerConfig
 from .generation.sampler import SamplerOutput, SamplerState
 from .modeling_llada_v import LladaVForConditionalGeneration, quantization_method
@@ -42,6 +44,9 @@ class Answer:
 
     text: the answer, special tokens left out, space around it stripped.
     token_ids: its ids up to the stop, any suffix at the end.
+    probabilities: of each of these, when it was revealed; 1 for what was given, and under a constraint among the tokens
+        that were let through.
+    fields: how sure each field of JSON and each gap of a template is (see `confidence`); None for other answers.
     seconds: wall-clock time of `generate`, pictures encoded, prompt preparation not counted.
     steps: reveal steps taken.
     num_forwards: model calls.
@@ -49,6 +54,8 @@ class Answer:
 
     text: str
     token_ids: list[int]
+    probabilities: list[float]
+    fields: dict[str, float] | None
     seconds: float
     steps: int
     num_forwards: int
@@ -159,7 +166,13 @@ def answer(
     assert isinstance(output, SamplerOutput)  # with return_dict_in_generate
     token_ids = output.answers[0].tolist()  # waits for the device, so it belongs to the time
     seconds = time.perf_counter() - start
-    return Answer(output.texts[0].strip(), token_ids, seconds, len(output.order), output.num_forwards)
+    probabilities, fields = output.confidence[0].tolist(), None
+    if sampler is not None and sampler.constraint is not None:
+        parts = spelled(processor.tokenizer, token_ids)
+        fields = fields_of(output.texts[0], parts, probabilities, sampler.constraint)
+    return Answer(
+        output.texts[0].strip(), token_ids, probabilities, fields, seconds, len(output.order), output.num_forwards
+    )
 
 
 class PictureMemory:

@@ -5,10 +5,12 @@ import torch
 from llada_v import SamplerConfig
 from llada_v.generation.automaton import automaton_of
 from llada_v.generation.constraint import Constraint
-from llada_v.generation.patterns import pattern_of
+from llada_v.generation.patterns import pattern_of, template_parts
 from llada_v.generation.sampler import sample
+from llada_v.generation.shape import laid_out
+from llada_v.generation.template import Template
 
-MASK, END = 0, 1
+MASK, END, FILLER = 0, 1, 2
 WORDS = [
     "true",
     "false",
@@ -26,15 +28,22 @@ WORDS = [
     "\u4e2d",
     "Name: ",
 ]
-PIECES = (b"", b"", *(bytes([byte]) for byte in range(256)), *(word.encode() for word in WORDS))
+PIECES = (b"", b"", b"", *(bytes([byte]) for byte in range(256)), *(word.encode() for word in WORDS))
 
 
 def spelled(ids) -> str:
     return b"".join(PIECES[token] for token in ids).decode("utf-8", "replace")
 
 
-def shape(constraint: dict, length: int) -> Constraint:
-    return Constraint(automaton_of(pattern_of(constraint), PIECES), END, MASK, length)
+def encoded(text: str) -> list[int]:
+    return [PIECES.index(bytes([byte])) for byte in text.encode()]
+
+
+def shape(constraint: dict, length: int) -> Constraint | Template:
+    if "template" not in constraint:
+        return Constraint(automaton_of(pattern_of(constraint), PIECES), END, MASK, length)
+    parts = template_parts(constraint["template"])
+    return Template(laid_out(parts, encoded, lambda pattern: automaton_of(pattern, PIECES)), END, FILLER, MASK, length)
 
 
 def logits_from(seed: int):
@@ -45,7 +54,7 @@ def logits_from(seed: int):
         seen = (call.canvas * torch.arange(3, 3 + call.canvas.shape[1])).sum(1)[rows] % 9973
         phase = seen * 0.37 + places * 1.7 + call.rows[rows] * 5.1 + seed
         logits = 9 * torch.sin(phase[:, None] + torch.arange(len(PIECES)) * (1.3 + 0.1 * (seed % 7)))
-        logits[:, MASK] = -torch.inf
+        logits[:, [MASK, FILLER]] = -torch.inf
         return logits
 
     return logits_of

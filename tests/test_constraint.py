@@ -228,7 +228,7 @@ def test_a_shape_needs_the_tokenizer(tiny_model):
 
 @pytest.mark.parametrize("cache", ["none", "prompt", "dllm"])
 def test_the_model_that_ships_fills_a_form_about_a_picture(cache, tmp_path, monkeypatch):
-    monkeypatch.setattr("llada_v.generation.generate.CACHE", str(tmp_path))
+    monkeypatch.setattr("llada_v.generation.shape.CACHE", str(tmp_path))
     model, processor = load()
     schema = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}, "seen": {"type": "boolean"}}}
     sampler = SamplerConfig(

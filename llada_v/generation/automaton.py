@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,10 @@ log = logging.getLogger(__name__)
 MOST_STATES = 2000
 SECONDS = 20  # to make an automaton over bytes
 VERSION = 1  # of what is kept on disk
+# Letters of byte-level BPE: bytes that stand for themselves, and those that stand for the others, in order.
+PLAIN = (*range(33, 127), *range(161, 173), *range(174, 256))
+OTHERS = [byte for byte in range(256) if byte not in PLAIN]
+BYTE_OF = {chr(byte): byte for byte in PLAIN} | {chr(256 + place): byte for place, byte in enumerate(OTHERS)}
 # Run apart: a pattern that explodes is ended there.
 MAKER = f"""
 import json, sys
@@ -65,6 +70,22 @@ class Automaton:
     class_of: np.ndarray
     accepting: np.ndarray
     start: int
+
+    def shortest(self) -> int:
+        """The fewest tokens that lead from the start to an accepting state. Raises ValueError where none do."""
+        reached, count = np.zeros(len(self.accepting), dtype=bool), 0
+        now = reached.copy()
+        now[self.start] = True
+        while now.any():
+            if (now & self.accepting).any():
+                return count
+            reached |= now
+            now = np.zeros_like(reached)
+            now[self.table[:, reached].ravel()] = True
+            now &= ~reached
+            now[-1] = False
+            count += 1
+        raise WrongValue("no tokens of this vocabulary spell an answer of this shape; choose another pattern")
 
 
 @lru_cache(16)
@@ -183,14 +204,27 @@ def pieces_of(tokenizer, vocab_size: int, never: list[int]) -> tuple[bytes, ...]
 
     Raises ValueError for a tokenizer whose tokens are not written as bytes.
     """
-    if type(tokenizer.backend_tokenizer.decoder).__name__ != "ByteLevel":
+    if not is_byte_level(tokenizer):
         raise WrongValue("answers with a shape need a tokenizer whose tokens are bytes, as LLaDA's is")
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that stand for themselves
-    others = [byte for byte in range(256) if byte not in plain]
-    byte_of = {chr(byte): byte for byte in plain} | {chr(256 + place): byte for place, byte in enumerate(others)}
     special = {*tokenizer.get_added_vocab().values(), *never}
     pieces = [b""] * vocab_size
     for token, number in tokenizer.get_vocab().items():
         if number not in special and number < vocab_size:
-            pieces[number] = bytes(byte_of[letter] for letter in token)
+            pieces[number] = bytes_of(token)
     return tuple(pieces)
+
+
+def spelled(tokenizer, ids: Iterable[int]) -> list[bytes]:
+    """What each id adds to a text: nothing where it is special. The tokenizer is one whose tokens are bytes."""
+    special = {*tokenizer.get_added_vocab().values()}
+    return [b"" if token in special else bytes_of(tokenizer.convert_ids_to_tokens(token)) for token in ids]
+
+
+def is_byte_level(tokenizer) -> bool:
+    """Whether a tokenizer writes its tokens as bytes."""
+    return type(tokenizer.backend_tokenizer.decoder).__name__ == "ByteLevel"
+
+
+def bytes_of(token: str) -> bytes:
+    """The bytes of a token, as byte-level BPE writes them."""
+    return bytes(BYTE_OF[letter] for letter in token)

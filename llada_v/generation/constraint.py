@@ -41,6 +41,7 @@ class Constraint:
         self.table = torch.from_numpy(np.concatenate((table, last)))  # (C, S)
         self.class_of = torch.from_numpy(automaton.class_of).clone()
         self.class_of[end_id] = num_classes
+        self.initial = torch.full((length,), mask_id)  # what a canvas holds before the first step
         self.mask_id, self.length, self.start, self.dead = mask_id, length, automaton.start, dead
         self.accepting = torch.from_numpy(np.append(automaton.accepting, True))
         self.leads = torch.zeros(num_states + 1, num_states + 1)  # (S, S): whether any token leads from one to another
@@ -102,6 +103,14 @@ class Constraint:
     def can_end(self, canvas: torch.Tensor) -> torch.Tensor:
         """(R,) whether canvases (R, G) can be completed."""
         return self.behind(canvas)[:, 0, self.start]
+
+    def closed(self, canvas: torch.Tensor) -> torch.Tensor:
+        """Canvases (R, G) with what can only be one thing: nothing here, as several tokens may spell the same text."""
+        return canvas
+
+    def is_said(self, canvas: torch.Tensor) -> torch.Tensor:
+        """(R, G) bool: what of finished canvases (R, G) belongs to the answer: all of it."""
+        return torch.ones_like(canvas, dtype=torch.bool)
 
     def restrict(self, logits: torch.Tensor, canvas: torch.Tensor, is_open: torch.Tensor) -> torch.Tensor:
         """Logits (M, V) at the open positions (R, G) of canvases (R, G), -inf for tokens that are not let through."""

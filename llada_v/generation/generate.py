@@ -4,7 +4,6 @@ Pictures are encoded and prompts embedded once for an answer. A call of the loop
 and the head on the open positions, nowhere else.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,17 +13,12 @@ import torch
 from torch.nn.functional import pad
 
 from ..errors import WrongValue
-from .automaton import automaton_of, pieces_of
 from .cache import Cache, Scope
 from .config import SamplerConfig
-from .constraint import Constraint
 from .keywords import read_keywords
-from .patterns import pattern_of
 from .sampler import Call, SamplerOutput, SamplerState, sample
+from .shape import shape_of
 from .stops import by_kind
-
-# Where automata of shapes are kept from one run to the next.
-CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "llada_v", "automata")
 
 
 class Reader:
@@ -199,6 +193,11 @@ class SamplerMixin:
                 raise WrongValue("stop_strings are looked for in decoded answers; give tokenizer=processor.tokenizer")
             special, texts = by_kind(sampler.stop_strings, tokenizer)
             stops, sampler = [*stops, *special], replace(sampler, stop_strings=texts)
+        constraint = None
+        if sampler.constraint is not None:
+            if tokenizer is None:
+                raise WrongValue("a constraint is spelled by tokens; give tokenizer=processor.tokenizer")
+            constraint, sampler = shape_of(sampler, tokenizer, config)
         suffix = torch.tensor(sampler.suffix_token_ids or [], dtype=torch.long, device=device)
         total = prompt_length + sampler.canvas_length + len(suffix)
         if total > config.text_config.max_position_embeddings:
@@ -208,13 +207,6 @@ class SamplerMixin:
                 "shorten the prompt, the pictures or gen_length"
             )
         vocabulary = config.text_config.vocab_size
-        constraint = None
-        if sampler.constraint is not None:
-            if tokenizer is None:
-                raise WrongValue("a constraint is spelled by tokens; give tokenizer=processor.tokenizer")
-            pieces = pieces_of(tokenizer, vocabulary, config.never_generated_ids())
-            shape = automaton_of(pattern_of(sampler.constraint), pieces, CACHE)
-            constraint = Constraint(shape, config.eot_token_id, config.mask_token_id, sampler.canvas_length)
         largest = max((token for ids in (*stops, sampler.suffix_token_ids or []) for token in ids), default=0)
         if largest >= vocabulary:
             raise WrongValue(f"a suffix or stop has the id {largest}, outside the vocabulary of {vocabulary} ids")
@@ -234,8 +226,15 @@ class SamplerMixin:
         reader = (EachAlone if sampler.cache == "dllm" else Reader)(self, prompt, attention_mask, suffix, sampler)
         found = sample(reader, num_rows, sampler, config.mask_token_id, stops, generator, callback, decode, constraint)
 
-        canvas = found.canvas.to(device)
-        answers = [torch.cat((canvas[row, :end], suffix)) for row, end in enumerate(found.ends.tolist())]
+        is_said = torch.arange(found.canvas.shape[1]) < found.ends[:, None]
+        if constraint is not None:
+            is_said &= constraint.is_said(found.canvas)
+        said = [canvas[kept].to(device) for canvas, kept in zip(found.canvas, is_said, strict=True)]
+        answers = [torch.cat((ids, suffix)) for ids in said]
+        confidence = [
+            torch.cat((row[kept], torch.ones(len(suffix), dtype=torch.float64)))
+            for row, kept in zip(found.confidence, is_said, strict=True)
+        ]
         width = max(found.lengths.tolist(), default=sampler.canvas_length) + len(suffix)
         tails = torch.full((num_rows, width), asked.pad_token_id, device=device)
         for row, answer in enumerate(answers):
@@ -251,5 +250,10 @@ class SamplerMixin:
         if texts is not None and len(suffix):
             texts = [text + decode(suffix.tolist()) for text in texts]
         return SamplerOutput(
-            sequences=sequences, answers=answers, texts=texts, order=found.order, num_forwards=found.num_forwards
+            sequences=sequences,
+            answers=answers,
+            confidence=confidence,
+            texts=texts,
+            order=found.order,
+            num_forwards=found.num_forwards,
         )

@@ -7,6 +7,7 @@ What an expression cannot hold is refused by its name, never dropped.
 import json
 import re
 import warnings
+from dataclasses import dataclass
 from re import _parser  # type: ignore[attr-defined]  # typeshed leaves it out
 
 from ..errors import WrongValue
@@ -114,36 +115,60 @@ def of_choices(value) -> str:
 
 def of_template(value) -> str:
     """Fixed text with gaps."""
+    return "".join(part.pattern for part in template_parts(value))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a template: fixed text, or a gap.
+
+    text: of fixed text; None for a gap. pattern: the expression of either. choices: of a gap, the only texts.
+    most: the most letters of any other gap.
+    """
+
+    text: str | None
+    pattern: str
+    choices: tuple[str, ...] = ()
+    most: int = 0
+
+
+def template_parts(value) -> list[Part]:
+    """The parts of a template in order, no two fixed texts side by side. Raises ValueError for what is no template."""
     if not isinstance(value, str) or not value:
         raise WrongValue(f"template is {shown(value)}; give a text with gaps such as {{text:1-12}}")
-    parts = []
-    for part in TEMPLATE.finditer(value):
-        if part["gap"]:
-            parts.append(gap_pattern(part["gap"], part["argument"]))
-        elif part[0] in ("{", "}"):
+    parts: list[Part] = []
+    for found in TEMPLATE.finditer(value):
+        if found["gap"]:
+            parts.append(gap(found["gap"], found["argument"]))
+        elif found[0] in ("{", "}"):
             raise WrongValue(
-                f"template has {shown(value[part.start() :])}; a gap is {{text:1-12}}, {{number}}, {{integer}} or "
+                f"template has {shown(value[found.start() :])}; a gap is {{text:1-12}}, {{number}}, {{integer}} or "
                 "{choice:yes|no}, and a brace is written twice"
             )
         else:
-            parts.append(escaped({"{{": "{", "}}": "}"}.get(part[0], part[0])))
-    return "".join(parts)
+            text = {"{{": "{", "}}": "}"}.get(found[0], found[0])
+            text = (parts.pop().text or "") + text if parts and parts[-1].text is not None else text
+            parts.append(Part(text, escaped(text)))
+    return parts
 
 
-def gap_pattern(kind: str, argument: str | None) -> str:
-    """The expression of one gap."""
+def gap(kind: str, argument: str | None) -> Part:
+    """One gap."""
     if kind == "choice":
-        return of_choices((argument or "").split("|"))
+        choices = (argument or "").split("|")
+        return Part(None, of_choices(choices), tuple(choices))
     if kind == "text":
         found = re.fullmatch(r"(\d{1,4})-(\d{1,4})", argument or "1-100")
-        if not found or not int(found[1]) <= int(found[2]):
+        if not found or not 1 <= int(found[2]) or not int(found[1]) <= int(found[2]):
             raise WrongValue(
                 f"template has {{text:{argument}}}; give the least and the most letters, as in {{text:1-12}}"
             )
-        return rf"[^\x00-\x1f\x7f]{{{found[1]},{found[2]}}}"
+        return Part(None, rf"[^\x00-\x1f\x7f]{{{found[1]},{found[2]}}}", most=int(found[2]))
     if argument is not None:
         raise WrongValue(f"template has {{{kind}:{argument}}}; {{{kind}}} takes nothing behind it")
-    return INTEGER if kind == "integer" else r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?"
+    if kind == "integer":
+        return Part(None, INTEGER, most=16)
+    return Part(None, r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?", most=32)
 
 
 def of_schema(value) -> str:

@@ -21,7 +21,9 @@ from .constraint import Constraint
 from .lookahead import drafts_of, num_verified
 from .reveal import choose, propose, reveal_counts
 from .stops import Stops
+from .template import Template
 
+Shape = Constraint | Template
 # Raised by hand when the same weights, prompt and settings can give another answer than before: evaluations then start
 # again, beside the finished ones. A recorded set of answers (tests/test_answers_version.py) tells when it is due.
 ANSWERS_VERSION = 1
@@ -57,6 +59,8 @@ class SamplerOutput(ModelOutput):
     sequences: (B, L + G + suffix) prompt and answer, the answer cut at its stop and padded with EOS. G: the length of
         the longest canvas.
     answers: per row the answer's ids (n,), up to the stop, any suffix appended.
+    confidence: per row the probability (n,) of each of these ids when it was revealed, float64 on the CPU; 1 for what
+        was given: a suffix, the fixed text of a template. Under a constraint, among the tokens that were let through.
     texts: per row the answer's text, special tokens left out, cut exactly in front of a stop that begins inside a
         token; None where `generate` got no tokenizer.
     order: `order[step][row]` is the sorted list of answer positions that the row revealed in its step of that number.
@@ -66,6 +70,7 @@ class SamplerOutput(ModelOutput):
 
     sequences: torch.Tensor | None = None
     answers: list[torch.Tensor] | None = None
+    confidence: list[torch.Tensor] | None = None
     texts: list[str] | None = None
     order: list[list[list[int]]] | None = None
     num_forwards: int | None = None
@@ -105,11 +110,13 @@ class Call:
 class Sampled:
     """What the loop found.
 
-    canvas: (B, G) ids. ends: (B,) where each answer ends. lengths: (B,) how long each canvas is.
+    canvas, confidence: (B, G); see `SamplerState`.
+    ends: (B,) where each answer ends. lengths: (B,) how long each canvas is.
     texts, order, num_forwards: see `SamplerOutput`.
     """
 
     canvas: torch.Tensor
+    confidence: torch.Tensor
     ends: torch.Tensor
     lengths: torch.Tensor
     texts: list[str] | None
@@ -126,7 +133,7 @@ def sample(
     generator: torch.Generator | None = None,
     callback: Callable[[SamplerState], None] | None = None,
     decode: Callable[[list[int]], str] | None = None,
-    constraint: Constraint | None = None,
+    constraint: Shape | None = None,
 ) -> Sampled:
     """Reveal the answers of `num_rows` prompts.
 
@@ -150,7 +157,7 @@ def steps_of(
     stops: list[list[int]],
     callback: Callable[[SamplerState], None] | None = None,
     decode: Callable[[list[int]], str] | None = None,
-    constraint: Constraint | None = None,
+    constraint: Shape | None = None,
 ) -> Generator[Call, Proposals, Sampled]:
     """The loop by itself: it yields a `Call`, is sent the `proposals` at its open positions, and returns what it found.
 
@@ -174,7 +181,7 @@ def steps_of(
     texts = None
     if decode is not None:
         texts = [rows.stops.text_of(ids, end) for ids, end in zip(rows.canvas.tolist(), ends.tolist(), strict=True)]
-    return Sampled(rows.canvas, ends, rows.lengths(), texts, rows.order_by_step(), num_forwards)
+    return Sampled(rows.canvas, rows.confidence, ends, rows.lengths(), texts, rows.order_by_step(), num_forwards)
 
 
 def proposals(
@@ -182,7 +189,7 @@ def proposals(
     call: Call,
     config: SamplerConfig,
     generator: torch.Generator | None = None,
-    constraint: Constraint | None = None,
+    constraint: Shape | None = None,
 ) -> Proposals:
     """Tokens, probabilities and scores (M,) at a call's open positions, from its logits (M, V), on their device.
 
@@ -203,14 +210,16 @@ class Rows:
     order: per row, the positions that each of its steps revealed.
     """
 
-    def __init__(self, num_rows: int, config: SamplerConfig, stops: Stops, constraint: Constraint | None = None):
+    def __init__(self, num_rows: int, config: SamplerConfig, stops: Stops, constraint: Shape | None = None):
         self.constraint = constraint
         self.config, self.stops, self.mask_id, self.limit = config, stops, stops.mask_id, config.canvas_length
         self.grows = config.gen_length == AUTO
         counts = reveal_counts(config.resolved.block_length, config.steps_per_block, config.schedule)
         self.counts = torch.ones(self.limit, dtype=torch.long) if self.grows else torch.tensor(counts)
         self.canvas = torch.full((num_rows, self.limit), self.mask_id)
-        self.confidence = torch.zeros(self.canvas.shape, dtype=torch.float64)
+        if constraint is not None:
+            self.canvas[:] = constraint.initial
+        self.confidence = (self.canvas != self.mask_id).double()
         self.start = torch.zeros(num_rows, dtype=torch.long)
         self.end = torch.full_like(self.start, config.resolved.block_length)
         self.step, self.block_step = torch.zeros_like(self.start), torch.zeros_like(self.start)
@@ -230,6 +239,7 @@ class Rows:
         chosen = choose(seen, quota, self.config)
         if self.constraint is not None:
             chosen = self.constraint.together(canvas, candidates, scores, chosen)
+            return self.constraint.closed(torch.where(chosen, candidates, canvas)), chosen
         return torch.where(chosen, candidates, canvas), chosen
 
     def longer(self, end: torch.Tensor) -> torch.Tensor:
@@ -239,15 +249,16 @@ class Rows:
     def unfinished(self) -> torch.Tensor:
         """(R,) rows with something to reveal, after those whose block is complete have entered the next one."""
         is_open = self.open_in(self.canvas, self.end)
-        moves_on = ~is_open.any(1) & (self.end < self.limit) & (self.stops.ends(self.canvas) > self.end)
-        if moves_on.any():
+        while True:
+            moves_on = ~is_open.any(1) & (self.end < self.limit) & (self.stops.ends(self.canvas) > self.end)
+            if not moves_on.any():
+                return is_open.any(1).nonzero()[:, 0]
             after = self.longer(self.end) if self.grows else self.end + self.config.resolved.block_length
             self.start = torch.where(moves_on, self.end, self.start)
             self.end = torch.where(moves_on, after, self.end)
             self.block_step[moves_on] = 0
             self.scores[moves_on] = -torch.inf
             is_open = self.open_in(self.canvas, self.end)
-        return is_open.any(1).nonzero()[:, 0]
 
     def next_group(self, rows: torch.Tensor) -> tuple[torch.Tensor, Scope]:
         """Which of the rows are run next, and how.

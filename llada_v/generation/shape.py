@@ -1,0 +1,67 @@
+"""From a setting to what holds answers to their shape, for one tokenizer and one canvas."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+from .automaton import Automaton, automaton_of, pieces_of
+from .config import AUTO, SamplerConfig
+from .constraint import Constraint
+from .patterns import Part, pattern_of, template_parts
+from .template import Gap, Template
+
+# Where automata are kept from one run to the next.
+CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "llada_v", "automata")
+
+
+def shape_of(sampler: SamplerConfig, tokenizer, config) -> tuple[Constraint | Template, SamplerConfig]:
+    """What holds answers to `sampler.constraint`, and the settings under which it does.
+
+    tokenizer: the processor's. config: the model's. A template knows its length, so "auto" is just that.
+    Raises ValueError where no answer of the shape fits, or the tokenizer's tokens cannot be used.
+    """
+    assert sampler.constraint is not None
+    pieces = pieces_of(tokenizer, config.text_config.vocab_size, config.never_generated_ids())
+    ends = config.eot_token_id, config.pad_token_id, config.mask_token_id
+    if "template" not in sampler.constraint:
+        automaton = automaton_of(pattern_of(sampler.constraint), pieces, CACHE)
+        return Constraint(automaton, ends[0], ends[2], sampler.canvas_length), sampler
+
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    parts = laid_out(
+        template_parts(sampler.constraint["template"]), encode, lambda pattern: automaton_of(pattern, pieces, CACHE)
+    )
+    if sampler.gen_length == AUTO:
+        most = sum(part.most + 1 if isinstance(part, Gap) else len(part) for part in parts) + 1
+        length = min(most, sampler.canvas_length)
+        sampler = replace(sampler, gen_length=length, max_gen_length=None, block_length=None)
+    return Template(parts, *ends, sampler.canvas_length), sampler
+
+
+def laid_out(
+    parts: list[Part], encode: Callable[[str], list[int]], automaton: Callable[[str], Automaton]
+) -> list[list[int] | Gap]:
+    """The parts of a template as tokens: ids of fixed text, and gaps with how many tokens they need.
+
+    encode: text -> ids, special tokens read as text. automaton: of a pattern.
+    """
+    found: list[list[int] | Gap] = []
+    spaces = ""
+    for part, behind in zip(parts, [*parts[1:], None], strict=True):
+        if part.text is None:
+            pattern = spaces.replace(" ", "\\ ") + part.pattern
+            made = automaton(pattern)
+            most = max((len(encode(spaces + choice)) for choice in part.choices), default=part.most + len(spaces))
+            least = most if part.choices else made.shortest()
+            found.append(Gap(made, least, max(least, most)))
+            spaces = ""
+            continue
+        text = part.text
+        if behind is not None and behind.text is None:
+            text = text.rstrip(" ")
+            spaces = part.text[len(text) :]
+        if text:
+            found.append(encode(text))
+    return found
