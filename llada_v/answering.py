@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from .checkpoint.files import local_folder
-from .confidence import fields_of
+from .confidence import fields_of, has_fields
 from .configuration_llada_v import LladaVConfig
 from .conversation import user_message
 from .errors import MissingFile, WrongValue
@@ -167,7 +167,7 @@ def answer(
     token_ids = output.answers[0].tolist()  # waits for the device, so it belongs to the time
     seconds = time.perf_counter() - start
     probabilities, fields = output.confidence[0].tolist(), None
-    if sampler is not None and sampler.constraint is not None:
+    if sampler is not None and has_fields(sampler.constraint):
         parts = spelled(processor.tokenizer, token_ids)
         fields = fields_of(output.texts[0], parts, probabilities, sampler.constraint)
     return Answer(

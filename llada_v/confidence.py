@@ -16,16 +16,19 @@ DECODER = json.JSONDecoder()
 BLANK = re.compile(r"[ \t\r\n]*")
 
 
+def has_fields(constraint: dict | None) -> bool:
+    """Whether answers of a shape have fields: JSON and templates do."""
+    return constraint is not None and bool(constraint.keys() & {"json_schema", "template"})
+
+
 def fields_of(
-    text: str, spelled: Sequence[bytes], probabilities: Sequence[float], constraint: dict | None
-) -> dict[str, float] | None:
-    """The probability of each field's value by its name; None where the answer has no fields.
+    text: str, spelled: Sequence[bytes], probabilities: Sequence[float], constraint: dict
+) -> dict[str, float]:
+    """The probability of each field's value by its name.
 
     text: of the whole answer. spelled, probabilities: what each token adds to it in UTF-8, and how sure it was.
     Fields of JSON are called by their path, "people[0].name", and gaps of a template by their number from 1.
     """
-    if constraint is None or not constraint.keys() & {"json_schema", "template"}:
-        return None
     spans = json_spans(text) if "json_schema" in constraint else gap_spans(text, constraint["template"])
     ends = list(accumulate(map(len, spelled)))
     found = {}

@@ -44,6 +44,9 @@ class ScriptedProcessor:
     def encode(self, text):
         return [ord(letter) for letter in text]
 
+    def convert_ids_to_tokens(self, token):
+        return chr(token).replace(" ", "\u0120")
+
     def decode(self, ids, skip_special_tokens=False):
         return "".join(chr(token) for token in ids if token > 1 or not skip_special_tokens)
 
@@ -76,7 +79,10 @@ class ScriptedModel:
         suffix = torch.tensor(sampler.suffix_token_ids, dtype=torch.long)
         answer = torch.cat((found.canvas[0, : int(found.ends[0])], suffix))
         texts = [found.texts[0] + decode(suffix.tolist())]
-        return SamplerOutput(answers=[answer], texts=texts, order=found.order, num_forwards=found.num_forwards)
+        sure = torch.cat((found.confidence[0, : int(found.ends[0])], torch.ones(len(suffix))))
+        return SamplerOutput(
+            answers=[answer], confidence=[sure], texts=texts, order=found.order, num_forwards=found.num_forwards
+        )
 
 
 @pytest.fixture
@@ -112,10 +118,13 @@ def test_json_is_one_object_a_question(scripted, picture, capsys):
     assert [row["question"] for row in rows] == ["How many?", "Which?"]
     seconds = rows[0].pop("seconds")
     assert seconds > 0
+    probabilities = rows[0].pop("probabilities")
+    assert len(probabilities) == len(ANSWER) and all(0.9 < probability < 1 for probability in probabilities)
     assert rows[0] == {
         "question": "How many?",
         "answer": ANSWER,
         "token_ids": [ord(letter) for letter in ANSWER],
+        "fields": None,
         "steps": 10,  # nine letters and the end of the turn
         "num_forwards": 10,
         "preset": "exact",
@@ -154,7 +163,7 @@ SETTINGS = [
     },
     {"constraint": (["--regex", "[0-9]+"], {"regex": "[0-9]+"})},
     {"constraint": (["--choices", "a,b"], {"choices": ["a", "b"]})},
-    {"constraint": (["--template", "x {integer}"], {"template": "x {integer}"})},
+    {"constraint": (["--template", "two {choice:stars|x}"], {"template": "two {choice:stars|x}"})},
     {
         "gen_length": (["--gen-length", "auto"], "auto"),
         "max_gen_length": (["--max-gen-length", "96"], 96),
