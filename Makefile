@@ -1,10 +1,15 @@
 # `make demo` and `make test` work on a fresh clone: each installs what it needs, once.
-.PHONY: demo test test-slow lint train-tiny judge bench eval-tiny docs lock test-versions check-wheel check-platforms
+.PHONY: demo serve test test-slow lint train-tiny judge bench eval-tiny docs lock test-versions check-wheel check-platforms
 python = .venv/bin/python
 
 demo:
 	bash init_env.sh
 	$(python) generate_demo.py
+
+# The tiny model on http://127.0.0.1:8000: OpenAI's API, and a page that shows answers appear.
+serve:
+	bash init_env.sh serve structured
+	$(python) -m llada_v serve
 
 test:
 	bash init_env.sh dev

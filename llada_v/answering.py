@@ -182,34 +182,53 @@ class PictureMemory:
     that make them change, in training or by loading others, everything is forgotten.
     """
 
-    def __init__(self, model: LladaVForConditionalGeneration, size: int = 4):
-        """size: how many sets of pictures are kept; the one not asked about for longest goes first."""
+    def __init__(
+        self,
+        model: LladaVForConditionalGeneration,
+        size: int = 4,
+        max_bytes: int | None = None,
+        is_frozen: bool = False,
+    ):
+        """size: how many sets of pictures are kept; the one not asked about for longest goes first.
+
+        max_bytes: of their features together, in place of their number.
+        is_frozen: the weights do not change, and are not looked at before every use.
+        """
         if size < 1:
             raise WrongValue(f"size is {size}; a memory keeps at least 1 set of pictures, or leave the memory out")
-        self.model, self.size = model, size
+        self.model, self.size, self.max_bytes, self.is_frozen = model, size, max_bytes, is_frozen
+        self.num_bytes = self.num_found = self.num_made = 0
         self.kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
         self.weights: list[tuple] | None = None
 
     @torch.no_grad()
     def __call__(self, pixel_values, image_sizes, image_layouts=None) -> torch.Tensor:
         """(F, D); see `LladaVModel.encode_pictures`."""
-        digest = hashlib.blake2b()
+        digest = hashlib.sha256()
         for tensor in (pixel_values, image_sizes, image_layouts):
             if tensor is not None:
                 digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
                 digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
         key = digest.digest()
-        weights = self.weights_now()
+        weights = None if self.is_frozen else self.weights_now()
         if weights != self.weights:
             self.kept.clear()
-            self.weights = weights
-        if key not in self.kept:
-            features = self.model.encode_pictures(pixel_values.to(self.model.device), image_sizes, image_layouts)
-            self.kept[key] = features
-        self.kept.move_to_end(key)
-        while len(self.kept) > self.size:
-            self.kept.popitem(last=False)
-        return self.kept[key]
+            self.weights, self.num_bytes = weights, 0
+        found = self.kept.pop(key, None)
+        if found is None:
+            found = self.model.encode_pictures(pixel_values.to(self.model.device), image_sizes, image_layouts)
+            self.num_bytes += found.nbytes
+            self.num_made += 1
+        else:
+            self.num_found += 1
+        self.kept[key] = found
+        while self.kept and self.is_over():
+            self.num_bytes -= self.kept.popitem(last=False)[1].nbytes
+        return found
+
+    def is_over(self) -> bool:
+        """Whether more is kept than may be."""
+        return len(self.kept) > self.size if self.max_bytes is None else self.num_bytes > self.max_bytes
 
     def weights_now(self) -> list[tuple]:
         """What tells the weights of tower, projector and newline from others: where they lie, how often they were

@@ -95,16 +95,23 @@ class LladaAttention(nn.Module):
         """(B, L, H * K) -> (B, H, L, K)."""
         return x.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
 
-    def forward(self, query, key, value, attention_mask):
+    def forward(self, query, key, value, attention_mask, mix=None):
         """Heads (B, H, Q, K) over keys and values (B, H, L, K) -> (B, Q, D), and the weights (B, H, Q, L).
 
         Only the back end "eager" has weights; the others give None.
+        mix: in place of the back end, what makes (B, Q, H, K) of this module, query, key and value.
         """
+        if mix is not None:
+            return self.o_proj(mix(self, query, key, value).flatten(2)), None
         if query.shape[2] == 0:  # a cache had nothing computed; fused back ends refuse that
             return self.o_proj(query.transpose(1, 2).flatten(2)), None
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        mixed, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling)
+        mixed, weights = self.attend(query, key, value, attention_mask)
         return self.o_proj(mixed.flatten(2)), weights
+
+    def attend(self, query, key, value, attention_mask=None):
+        """The back end's (B, Q, H, K), and its weights."""
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        return attend(self, query, key, value, attention_mask, scaling=self.scaling)
 
 
 class LladaMLP(nn.Module):
@@ -149,7 +156,7 @@ class LladaBlock(GradientCheckpointingLayer):
             normed, rotary = at_positions(normed, positions), turned_at(rotary, positions)
             hidden = at_positions(hidden, positions)
         query = rotate(attention.split_heads(attention.q_proj(normed)), *rotary)
-        added, _ = attention(query, key, value, attention_mask)
+        added, _ = attention(query, key, value, attention_mask, None if cache is None else cache.mix)
         hidden = hidden + (added if cache is None else cache.fill("attention", added, fresh))
         added = self.mlp(self.post_attention_layernorm(hidden if fresh is None else at_positions(hidden, fresh)))
         return hidden + (added if cache is None else cache.fill("mlp", added, fresh))

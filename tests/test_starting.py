@@ -14,6 +14,7 @@ from llada_v.training.recipe import Recipe
 
 HEAVY = (
     *("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate", "datasets"),
+    *("fastapi", "uvicorn", "pydantic", "prometheus_client", "starlette"),
     *("deepspeed", "peft", "lmms_eval", "decord", "av", "wandb", "torchao", "bitsandbytes", "flash_attn", "tqdm"),
 )
 

@@ -19,6 +19,7 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 VERBS = {
     "generate": "answer questions about pictures or a video",
     "chat": "talk with the model in a terminal, here or at a server",
+    "serve": "answer over HTTP as OpenAI's API does, with a page: --model ... --port ...",
     "convert": "rewrite published weights as a folder that loads like any other",
     "train": "train a stage: RECIPE [--key value ...]",
     "budget": "memory that a recipe needs on each device: RECIPE [--key value ...]",

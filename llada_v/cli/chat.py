@@ -272,7 +272,7 @@ def of_server(args: argparse.Namespace) -> tuple[str, Say]:
         text, forwards, start = "", None, time.perf_counter()
         for event in server.ask(messages, settings, seed):
             if event.get("type") == "diffusion_frame":
-                pieces = [Piece(token["text"], token["probability"] or 0.0, token["state"]) for token in event["tokens"]]
+                pieces = [Piece(part["text"], part["probability"] or 0.0, part["state"]) for part in event["tokens"]]
                 show(Frame(event["step"], event["total"], pieces))
             for choice in event.get("choices", ()):
                 text += choice["delta"].get("content") or ""

@@ -28,7 +28,7 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantize", choices=BITS, help="keep the trunk's weights in 8 or 4 bits; needs torchao")
 
 
-def add_settings(parser: argparse.ArgumentParser, cls, leave_out: tuple[str, ...] = ()) -> None:
+def add_settings(parser: argparse._ActionsContainer, cls, leave_out: tuple[str, ...] = ()) -> None:
     """An option for each setting of a dataclass (see `fields`), with its meaning, range and default as help.
 
     What is not given stays away from the parsed arguments, so that the dataclass's own default holds.

@@ -6,6 +6,7 @@ answer of one batch. The trunk's blocks take a layer of it as an argument and as
     fresh = layer.select(value)                     which of the call's positions are computed; None: all
     key, value = layer.store(key, value, fresh)     put the new ones in place, get those of the whole sequence
     added = layer.fill(name, added, fresh)          what attention or MLP adds to every position of the call
+    layer.mix                                       what attends in place of the back end; None: the back end
 
 Letters: R rows, L positions of the sequence, A of them behind the prompt, C positions of a call, H heads, K width of
 one head, D width of the residual stream.
@@ -88,6 +89,7 @@ class KeyValueLayer:
     """Keys and values of every position of one layer, (R, H, L, K), the keys rotated. Calls write theirs in place."""
 
     kept: tuple[str, ...] = ("key", "value")
+    mix = None
 
     def __init__(self):
         self.key = self.value = None

@@ -5,7 +5,7 @@ and the head on the open positions, nowhere else.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,28 @@ from torch.nn.functional import pad
 from ..errors import WrongValue
 from .cache import Cache, Scope
 from .config import SamplerConfig
+from .constraint import Constraint
 from .keywords import read_keywords
-from .sampler import Call, SamplerOutput, SamplerState, sample
+from .sampler import Call, Sampled, SamplerOutput, SamplerState, sample
 from .shape import shape_of
 from .stops import by_kind
+from .template import Template
+
+
+@dataclass
+class Run:
+    """What the trunk runs for a call of R rows.
+
+    embeds: (R, C, D). wanted: (R, C) bool, where logits are asked for. position_ids: (R, C).
+    columns: (R, C) where in the sequence they stand; None: everywhere. mask: (R, L) what may be attended to; None: all.
+    With guidance the rows are there twice, the unguided ones behind.
+    """
+
+    embeds: torch.Tensor
+    wanted: torch.Tensor
+    position_ids: torch.Tensor
+    columns: torch.Tensor | None
+    mask: torch.Tensor | None
 
 
 class Reader:
@@ -28,8 +46,11 @@ class Reader:
     stays on the CPU, so that a call makes no wait for the device.
     """
 
-    def __init__(self, model, prompt, attention_mask, suffix, config: SamplerConfig):
-        """prompt: (B, P, D) embeddings. attention_mask: (B, P) or None. suffix: (S,) ids."""
+    def __init__(self, model, prompt, attention_mask, suffix, config: SamplerConfig, keeps: bool = True):
+        """prompt: (B, P, D) embeddings. attention_mask: (B, P) or None. suffix: (S,) ids.
+
+        keeps: hold what the config's cache keeps; False where the caller holds it.
+        """
         self.config = config
         self.trunk, self.head = model.model.language_model, model.lm_head
         self.embed = model.get_input_embeddings()
@@ -41,35 +62,47 @@ class Reader:
         self.real = torch.ones(num_rows, self.prompt_length, dtype=torch.bool)
         if attention_mask is not None:
             self.real = attention_mask.cpu().bool()
+        self.length = 0  # of the sequence that is kept
         self.cache = None
-        if config.cache != "none":
+        if config.cache != "none" and keeps:
             self.cache = Cache(config, sizes, self.prompt_length, prompt.dtype, self.device)
 
     def __call__(self, call: Call) -> torch.Tensor:
         """(M, V) float32, ids that are never generated at -inf."""
+        run = self.prepare(call)
+        if self.cache is not None:
+            rows = call.rows[:: call.copies].tolist()
+            columns = None if run.columns is None else self.put(run.columns)
+            self.cache.begin(call.scope, rows, self.length, columns)
+        hidden = self.trunk(
+            inputs_embeds=run.embeds,
+            attention_mask=run.mask,
+            position_ids=run.position_ids,
+            wanted=run.wanted,
+            cache=self.cache,
+            compiled=self.config.compile,
+        ).last_hidden_state
+        return self.finish(self.head(hidden))
+
+    def prepare(self, call: Call) -> Run:
+        """What the trunk is to run for a call."""
         visible = self.visible(call)
+        self.length = visible.shape[1]
         position_ids = (visible.long().cumsum(1) - 1).clamp_min(0)
         embeds, wanted, columns = self.inputs(call, visible.shape[1])
         if columns is not None:
             position_ids = position_ids.gather(1, columns)
-        if self.cache is not None:
-            rows = call.rows[:: call.copies].tolist()
-            self.cache.begin(call.scope, rows, visible.shape[1], None if columns is None else self.put(columns))
         mask = None if visible.all() else visible
         if self.config.cfg_scale:
             unguided = self.unguided.expand(len(call.rows), -1, -1)
             embeds = torch.cat((embeds, torch.cat((unguided, embeds[:, self.prompt_length :]), dim=1)))
             wanted, position_ids = wanted.repeat(2, 1), position_ids.repeat(2, 1)
             mask = None if mask is None else mask.repeat(2, 1)
-        hidden = self.trunk(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            position_ids=position_ids,
-            wanted=wanted,
-            cache=self.cache,
-            compiled=self.config.compile,
-        ).last_hidden_state
-        logits = self.head(hidden).float()
+        return Run(embeds, wanted, position_ids, columns, mask)
+
+    def finish(self, logits: torch.Tensor) -> torch.Tensor:
+        """The head's output at all that is wanted of a `Run` -> (M, V) float32 as the loop wants it."""
+        logits = logits.float()
         if self.config.cfg_scale:
             guided, free = logits.chunk(2)
             logits = free + (self.config.cfg_scale + 1) * (guided - free)
@@ -86,7 +119,7 @@ class Reader:
         suffix = canvas.new_ones(num_canvases, self.suffix.shape[1])
         visible = torch.cat((self.real[call.rows], canvas, suffix), dim=1)
         if call.scope is Scope.BLOCK:  # what is kept may be longer: other rows' canvases, grown further, were in it
-            visible = pad(visible, (0, self.cache.length - visible.shape[1]))
+            visible = pad(visible, (0, self.length - visible.shape[1]))
         return visible
 
     def inputs(self, call: Call, length: int):
@@ -121,6 +154,61 @@ class EachAlone:
     def __call__(self, call: Call) -> torch.Tensor:
         """See `Reader`."""
         return torch.cat([self.readers[row](call.only(place)) for place, row in enumerate(call.rows.tolist())])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the loop needs beside the prompt.
+
+    sampler: the settings, their stop_strings all texts. stops: id sequences that end an answer.
+    decode: ids -> text, special tokens left out; None without a tokenizer. suffix: ids behind the canvas.
+    length: of the whole sequence at most.
+    """
+
+    sampler: SamplerConfig
+    stops: list[list[int]]
+    decode: Callable[[list[int]], str] | None
+    constraint: Constraint | Template | None
+    suffix: list[int]
+    length: int
+
+    def is_said(self, found: Sampled) -> torch.Tensor:
+        """(B, G) bool: what of the canvases belongs to the answers."""
+        is_said = torch.arange(found.canvas.shape[1]) < found.ends[:, None]
+        return is_said if self.constraint is None else is_said & self.constraint.is_said(found.canvas)
+
+
+def plan_of(config, sampler: SamplerConfig, prompt_length: int, tokenizer) -> Plan:
+    """How a model with this config answers a prompt of that many tokens.
+
+    Raises ValueError for a sequence longer than the model's positions, for ids outside its vocabulary, and for settings
+    that need the tokenizer without one.
+    """
+    stops = [[config.eot_token_id]] if sampler.stop_token_ids is None else sampler.stop_token_ids
+    if sampler.stop_strings:
+        if tokenizer is None:
+            raise WrongValue("stop_strings are looked for in decoded answers; give tokenizer=processor.tokenizer")
+        special, texts = by_kind(sampler.stop_strings, tokenizer)
+        stops, sampler = [*stops, *special], replace(sampler, stop_strings=texts)
+    constraint = None
+    if sampler.constraint is not None:
+        if tokenizer is None:
+            raise WrongValue("a constraint is spelled by tokens; give tokenizer=processor.tokenizer")
+        constraint, sampler = shape_of(sampler, tokenizer, config)
+    suffix = sampler.suffix_token_ids or []
+    total = prompt_length + sampler.canvas_length + len(suffix)
+    if total > config.text_config.max_position_embeddings:
+        raise WrongValue(
+            f"prompt {prompt_length} + answer {sampler.canvas_length} + suffix {len(suffix)} = {total} tokens, "
+            f"more than the model's {config.text_config.max_position_embeddings} positions; "
+            "shorten the prompt, the pictures or gen_length"
+        )
+    vocabulary = config.text_config.vocab_size
+    largest = max((token for ids in (*stops, suffix) for token in ids), default=0)
+    if largest >= vocabulary:
+        raise WrongValue(f"a suffix or stop has the id {largest}, outside the vocabulary of {vocabulary} ids")
+    decode = None if tokenizer is None else partial(tokenizer.decode, skip_special_tokens=True)
+    return Plan(sampler, stops, decode, constraint, suffix, total)
 
 
 class SamplerMixin:
@@ -186,30 +274,9 @@ class SamplerMixin:
         sampler, copies = asked.sampler, asked.num_return_sequences
         if streamer is not None and len(input_ids) * copies != 1:
             raise WrongValue(f"a streamer shows one answer, and there are {len(input_ids) * copies}; use a callback")
-        stops = [[config.eot_token_id]] if sampler.stop_token_ids is None else sampler.stop_token_ids
-        decode = None if tokenizer is None else partial(tokenizer.decode, skip_special_tokens=True)
-        if sampler.stop_strings:
-            if tokenizer is None:
-                raise WrongValue("stop_strings are looked for in decoded answers; give tokenizer=processor.tokenizer")
-            special, texts = by_kind(sampler.stop_strings, tokenizer)
-            stops, sampler = [*stops, *special], replace(sampler, stop_strings=texts)
-        constraint = None
-        if sampler.constraint is not None:
-            if tokenizer is None:
-                raise WrongValue("a constraint is spelled by tokens; give tokenizer=processor.tokenizer")
-            constraint, sampler = shape_of(sampler, tokenizer, config)
-        suffix = torch.tensor(sampler.suffix_token_ids or [], dtype=torch.long, device=device)
-        total = prompt_length + sampler.canvas_length + len(suffix)
-        if total > config.text_config.max_position_embeddings:
-            raise WrongValue(
-                f"prompt {prompt_length} + answer {sampler.canvas_length} + suffix {len(suffix)} = {total} tokens, "
-                f"more than the model's {config.text_config.max_position_embeddings} positions; "
-                "shorten the prompt, the pictures or gen_length"
-            )
-        vocabulary = config.text_config.vocab_size
-        largest = max((token for ids in (*stops, sampler.suffix_token_ids or []) for token in ids), default=0)
-        if largest >= vocabulary:
-            raise WrongValue(f"a suffix or stop has the id {largest}, outside the vocabulary of {vocabulary} ids")
+        plan = plan_of(config, sampler, prompt_length, tokenizer)
+        sampler, decode = plan.sampler, plan.decode
+        suffix = torch.tensor(plan.suffix, dtype=torch.long, device=device)
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise WrongValue(
                 f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}; "
@@ -224,11 +291,11 @@ class SamplerMixin:
             attention_mask = None if attention_mask is None else attention_mask.repeat_interleave(copies, 0)
         num_rows = len(input_ids)
         reader = (EachAlone if sampler.cache == "dllm" else Reader)(self, prompt, attention_mask, suffix, sampler)
-        found = sample(reader, num_rows, sampler, config.mask_token_id, stops, generator, callback, decode, constraint)
+        found = sample(
+            reader, num_rows, sampler, config.mask_token_id, plan.stops, generator, callback, decode, plan.constraint
+        )
 
-        is_said = torch.arange(found.canvas.shape[1]) < found.ends[:, None]
-        if constraint is not None:
-            is_said &= constraint.is_said(found.canvas)
+        is_said = plan.is_said(found)
         said = [canvas[kept].to(device) for canvas, kept in zip(found.canvas, is_said, strict=True)]
         answers = [torch.cat((ids, suffix)) for ids in said]
         confidence = [

@@ -1,0 +1,75 @@
+"""The server's process: where it listens, what it logs, and how it stops.
+
+A first signal lets running answers finish within a stated time and turns new ones away; a second one ends at once.
+"""
+
+import logging
+import socket
+import sys
+
+import uvicorn
+
+from ..errors import WrongValue
+from .app import create_app
+from .engine import Engine
+from .limits import Limits
+from .server import Server, ServerConfig
+from .wire import PatientProtocol
+
+BACKLOG = 2048
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Process(uvicorn.Server):
+    """uvicorn's server, which says that it is not ready as soon as it is asked to stop."""
+
+    def __init__(self, settings: uvicorn.Config, server: Server):
+        super().__init__(settings)
+        self.server = server
+
+    def handle_exit(self, sig, frame) -> None:
+        """A signal."""
+        self.server.is_stopping = True
+        super().handle_exit(sig, frame)
+
+
+def serve(engine: Engine, config: ServerConfig, limits: Limits, host: str, port: int, stop_seconds: float) -> None:
+    """Serve until a signal. Raises ValueError for an address that cannot be listened on."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    listener = listen(host, port)
+    app = create_app(engine, config, limits)
+    protocol = type("Protocol", (PatientProtocol,), {"seconds": limits.body_seconds})
+    settings = uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        h11_max_incomplete_event_size=64 * 1024,
+        timeout_graceful_shutdown=max(1, round(stop_seconds)),
+    )
+    address, number = listener.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    keys = (
+        ""
+        if config.keys or host in ("127.0.0.1", "localhost", "::1")
+        else "; anyone who reaches it may ask (no --api-key)"
+    )
+    print(f"{config.name} on http://{shown}:{number}{keys}", file=sys.stderr, flush=True)
+    Process(settings, app.state.server).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
+        raise WrongValue(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from error
+    return found
