@@ -96,6 +96,7 @@ SAMPLERS = (
     SamplerConfig(gen_length=16, block_length=2, cache="prompt"),
     SamplerConfig(gen_length=16, stop_strings=["e"], suffix_token_ids=[40, 41], cache="prompt"),
     SamplerConfig(gen_length=16, constraint={"choices": ["red", "blue", "green"]}, rule="factor"),
+    SamplerConfig(gen_length=24, constraint={"template": "There are {integer}, {choice:yes|no}."}, rule="factor"),
 )
 
 
