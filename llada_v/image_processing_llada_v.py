@@ -90,13 +90,16 @@ class Pixels:
         return options
 
     def scaled(self, tiles: torch.Tensor, options: dict) -> torch.Tensor:
-        """uint8 tiles as they are asked for: as the tower wants them, or uint8 where nothing is to be done."""
+        """uint8 tiles as they are asked for: as the tower wants them, or uint8 where nothing is to be done.
+
+        With the option `as_bytes` tiles that the tower wants stay uint8, for the model to scale on its device.
+        """
         standard = all(
             options[name] == getattr(Pixels, name) or tuple(options[name] or ()) == getattr(Pixels, name)
             for name in ("image_mean", "image_std")
         )
         if options["do_rescale"] and options["do_normalize"] and standard and options["rescale_factor"] == 1 / 255:
-            return normalised(tiles)
+            return tiles if options.get("as_bytes") else normalised(tiles)
         if not options["do_rescale"] and not options["do_normalize"]:
             return tiles
         tiles = tiles.float()
@@ -130,7 +133,8 @@ class LladaVImageProcessor(Pixels, PilBackend):
     max_tiles: the most tiles that anyres cuts a picture into, the squashed one counted: fewer are faster and see less.
         1 is "square". None: as many as the canvases have.
     Returns pixel_values (T, 3, S, S), image_sizes (N, 2) and image_layouts (N, 2). With do_rescale and do_normalize
-    both False pixel_values are uint8: the model scales them itself, to the same bits.
+    both False pixel_values are uint8: the model scales them itself, to the same bits. `LladaVProcessor` hands out
+    uint8 tiles unless one of the two is asked for.
     Raises ValueError for an option that is not followed, and what reading a picture raises.
     """
 

@@ -1,7 +1,7 @@
 """From a picture in whatever form to tiles. Pillow in, one tensor out; no tokens, no features.
 
 Tiles are (T, 3, S, S) uint8, the bicubic picture. The tower wants them as SigLIP was trained, `normalised`:
-(tiles / 255 - 0.5) / 0.5. The image processor does that, or, with a quarter of the memory on the way, the model.
+(tiles / 255 - 0.5) / 0.5. The model does that on its device; an image processor that is asked for it does, too.
 Pillow has switches for the whole process, and other packages turn them (importing lmms-eval sets
 LOAD_TRUNCATED_IMAGES). Nothing here follows or turns one, so threads may read at once, in any order of imports.
 """
@@ -262,10 +262,20 @@ def normalised(tiles: torch.Tensor) -> torch.Tensor:
     return tiles.float().mul_(1 / 255).sub_(0.5).div_(0.5)
 
 
-def stacked(tiles: list[Image.Image | np.ndarray]) -> torch.Tensor:
-    """(T, 3, S, S) uint8 of equally large RGB pictures, or of their pixels (S, S, 3)."""
-    pixels = torch.from_numpy(np.stack([np.asarray(tile) for tile in tiles]))
-    return pixels.permute(0, 3, 1, 2).contiguous()
+def stacked(tiles: list[Image.Image]) -> torch.Tensor:
+    """(T, 3, S, S) uint8 of equally large RGB pictures."""
+    found = np.empty((len(tiles), 3, tiles[0].height, tiles[0].width), np.uint8)
+    for number, tile in enumerate(tiles):
+        put_planes(found[number], tile)
+    return torch.from_numpy(found)
+
+
+def put_planes(canvas: np.ndarray, image: Image.Image, top: int = 0, left: int = 0) -> None:
+    """Write an RGB picture into a canvas (3, H, W) of bytes, colour by colour: Pillow takes them apart in one pass."""
+    height, width = image.height, image.width
+    for plane, colour in zip(canvas, image.mode, strict=True):
+        values = np.frombuffer(image.tobytes("raw", colour), np.uint8)
+        plane[top : top + height, left : left + width] = values.reshape(height, width)
 
 
 def squash(image: Image.Image, side: int) -> Image.Image:
@@ -291,13 +301,12 @@ def anyres_tiles(image: Image.Image, config) -> torch.Tensor:
     tile = config.tile_size
     canvas_height, canvas_width = select_canvas(image.height, image.width, config.image_grid_pinpoints)
     height, width = resized_on_canvas(image.height, image.width, (canvas_height, canvas_width))
-    canvas = Image.new("RGB", (canvas_width, canvas_height))
+    canvas = np.zeros((3, canvas_height, canvas_width), np.uint8)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    canvas.paste(resized, ((canvas_width - width) // 2, (canvas_height - height) // 2))
-    pixels = np.asarray(canvas)
-    tiles = [
-        pixels[top : top + tile, left : left + tile]
-        for top in range(0, canvas_height, tile)
-        for left in range(0, canvas_width, tile)
-    ]
-    return stacked([squash(image, tile), *tiles])
+    put_planes(canvas, resized, (canvas_height - height) // 2, (canvas_width - width) // 2)
+    rows, columns = canvas_height // tile, canvas_width // tile
+    grid = canvas.reshape(3, rows, tile, columns, tile).transpose(1, 3, 0, 2, 4)  # (rows, columns, 3, S, S)
+    tiles = np.empty((1 + rows * columns, 3, tile, tile), np.uint8)
+    put_planes(tiles[0], squash(image, tile))
+    tiles[1:].reshape(grid.shape)[:] = grid
+    return torch.from_numpy(tiles)

@@ -10,6 +10,7 @@ P = (S / patch)^2 features a tile, F features of all pictures, D width, V vocabu
 """
 
 import math
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -31,6 +32,16 @@ from .head import LladaHead
 from .json_text import usable
 from .modeling_llada import LladaModel, LladaPreTrainedModel
 from .training.noise import Draw, add_noise, token_weights
+
+if find_spec("transformers.decision") is not None:
+    from .system_one import DecidesMixin
+else:  # before transformers 5.23
+
+    class DecidesMixin:  # type: ignore[no-redef]
+        """Nothing: that version has no typed decisions."""
+
+
+LARGEST_PIXEL = 16  # float tiles are in [-1, 1], and within 3 with the means of other towers; bytes go to 255
 
 
 class LladaVProjector(nn.Module):
@@ -297,8 +308,10 @@ class LladaVModel(LladaVPreTrainedModel):
         )
 
 
-class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel):
-    """The model with its head: logits for training, `generate` (from `SamplerMixin`) for answers."""
+class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel, DecidesMixin):
+    """The model with its head: logits for training, `generate` (from `SamplerMixin`) for answers, `decide` for
+    transformers' typed decisions.
+    """
 
     accepts_loss_kwargs = False  # the loss is a mean over rows: transformers' Trainer shares it among accumulated steps
 
@@ -412,10 +425,18 @@ class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel):
 
 
 def scaled(pixel_values: torch.Tensor) -> torch.Tensor:
-    """Tiles as the tower wants them: uint8 ones are normalised, to the bits that the image processor makes."""
-    if pixel_values.dtype != torch.uint8:
-        return pixel_values
-    return pixel_values.float().mul_(1 / 255).sub_(0.5).div_(0.5)
+    """Tiles as the tower wants them: uint8 ones are normalised, to the bits that the image processor makes.
+
+    Raises ValueError for bytes that were cast before they were normalised: the tower would see a white picture.
+    """
+    if pixel_values.dtype == torch.uint8:
+        return pixel_values.float().mul_(1 / 255).sub_(0.5).div_(0.5)
+    if pixel_values.numel() and not pixel_values.is_meta and bool(pixel_values.amax() > LARGEST_PIXEL):
+        raise WrongValue(
+            f"pixel_values are {pixel_values.dtype} up to {pixel_values.amax():g}; the tower wants -1 to 1. The model "
+            "scales uint8 tiles itself: hand them over as they are, and cast nothing that is not a float"
+        )
+    return pixel_values
 
 
 def empty_model(config: LladaVConfig) -> LladaVForConditionalGeneration:

@@ -213,7 +213,8 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
         allow_urls: fetch pictures and videos from the web.
         Returns with `tokenize` and `return_dict` input_ids (B, L), attention_mask (B, L), and with pictures
         pixel_values (T, 3, S, S), image_sizes (N, 2) and image_layouts (N, 2), pictures in the order of the rows;
-        input_ids alone if not `return_dict`.
+        input_ids alone if not `return_dict`. pixel_values are uint8, which the model scales on its device, or float32
+        with do_rescale=True, do_normalize=True.
         Raises ValueError for an empty question, an unknown role or part and options that exclude each other, TypeError
         for an unknown option.
         """

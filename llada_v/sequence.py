@@ -87,16 +87,18 @@ class SequenceWriter:
         """Pictures of one conversation, laid out as the number and style ask: one in full resolution, several one
         tile each, a caption's squashed. With `is_video`, `images` are videos and each gives one visual.
 
-        frame_rule: which frames of a video are taken. options: of the image or video processor.
+        frame_rule: which frames of a video are taken. options: of the image or video processor. Tiles are uint8, which
+        the model scales, unless the options or the processors' own settings ask for another scale.
         """
         sources = [open_media(source, allow_urls) for source in images]
+        as_bytes = all(options.get(name) is None for name in ("do_rescale", "do_normalize"))
         if is_video:
-            checked = self.video_processor.checked(options)
+            checked = self.video_processor.checked(options) | {"as_bytes": as_bytes}
             found = [self.video_processor.tiles(video, checked, frame_rule) for video in sources]
         else:
             processor = self.image_processor
             layout = options.pop("layout", None) or self.layout_of(len(images), style)
-            checked = processor.checked(options | {"layout": layout})
+            checked = processor.checked(options | {"layout": layout}) | {"as_bytes": as_bytes}
             found = processor.tiles([processor.picture(source, checked) for source in sources], checked)
         return [
             Visual(tiles, size, layout, num_features(layout, *size, self.config, len(tiles), len(tiles)))
@@ -191,8 +193,8 @@ class SequenceWriter:
         style: "chat" writes the conversation; "caption" the picture and its caption alone (projector stage).
         video_fps, max_frames: how frames are taken, see `video.frames_at_fps`.
         max_tiles: of a single picture; see `LladaVImageProcessor`. None: what the processor was saved with.
-        Returns input_ids (L,) and labels (L,), and with pictures pixel_values (T, 3, S, S), image_sizes (N, 2) and
-        image_layouts (N, 2). Labels are the ids of assistant turns, and of the structural tokens everywhere
+        Returns input_ids (L,) and labels (L,), and with pictures uint8 pixel_values (T, 3, S, S), image_sizes
+        (N, 2) and image_layouts (N, 2). Labels are the ids of assistant turns, and of the structural tokens everywhere
         (BOS, headers, end of turn), as the published model was trained; the rest is -100. Text that spells a special
         token is text; `<image>` is a picture's place where the record has pictures, and text where it has none.
         Raises ValueError for a record that cannot be used, saying why.

@@ -94,14 +94,20 @@ def test_picture_features_come_as_transformers_has_them(tiny_model, inputs):
     assert isinstance(tiny_model.get_image_features(**pictures, return_dict=False), tuple)
 
 
-def test_tiles_of_one_byte_give_the_same_features(tiny_model, tiny_processor, inputs):
-    raw = tiny_processor.apply_chat_template(
-        CHAT, tokenize=True, return_dict=True, return_tensors="pt", do_rescale=False, do_normalize=False
-    )
-    assert raw["pixel_values"].dtype == torch.uint8
+def test_tiles_are_bytes_unless_floats_are_asked_for_and_the_features_are_equal(tiny_model, tiny_processor, inputs):
+    options = dict(tokenize=True, return_dict=True, return_tensors="pt", do_rescale=True, do_normalize=True)
+    floats = tiny_processor.apply_chat_template(CHAT, **options)["pixel_values"]
+    tiles = inputs["pixel_values"]
+    assert tiles.dtype == torch.uint8 and floats.dtype == torch.float32
     sizes = {name: inputs[name] for name in ("image_sizes", "image_layouts")}
-    features = [tiny_model.encode_pictures(pixels, **sizes) for pixels in (raw["pixel_values"], inputs["pixel_values"])]
-    assert torch.equal(*features)
+    assert torch.equal(*[tiny_model.encode_pictures(pixels, **sizes) for pixels in (tiles, floats)])
+    assert inputs.to(torch.bfloat16)["pixel_values"].dtype == torch.uint8  # so that no user's cast spoils them
+
+
+def test_bytes_that_were_cast_too_early_are_refused(tiny_model, inputs):
+    cast = {name: inputs[name].float() if name == "pixel_values" else inputs[name] for name in inputs}
+    with pytest.raises(ValueError, match="hand them over as they are"):
+        tiny_model(**cast)
 
 
 def test_a_float_mask_is_added_to_the_scores(tiny_model, inputs):

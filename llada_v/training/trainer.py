@@ -105,7 +105,8 @@ class LladaVTrainer(Trainer):
             self.count(lengths, len(targets), inputs)
         if "pixel_values" not in inputs:
             # On every device the same modules run: a batch without pictures would leave the others waiting.
-            inputs["idle_tiles"] = torch.zeros(1, 3, config.tile_size, config.tile_size, device=input_ids.device)
+            side = config.tile_size
+            inputs["idle_tiles"] = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=input_ids.device)
         weights = token_weights(labels, noised.is_masked, noised.p_mask)
         return model(input_ids=noised.input_ids, logits_at=noised.is_masked, targets=targets, weights=weights, **inputs)
 
