@@ -1,6 +1,6 @@
 """The server's application: OpenAI's chat completions over one engine, its health, its figures, and the page.
 
-    POST /v1/chat/completions   GET /v1/models /health /ready /metrics /openapi.json / /static
+    POST /v1/chat/completions /v1/diffusion/attention   GET /v1/models /health /ready /metrics /openapi.json / /static
 
 A client that goes away takes its request with it; one that does not read is dropped.
 """
@@ -21,8 +21,9 @@ from starlette.middleware.cors import CORSMiddleware
 from ..generation.presets import preset_of, settings_of
 from .engine import Engine, Finished
 from .errors import Refused
-from .forms import ChatRequest
+from .forms import AttentionRequest, ChatRequest
 from .limits import Limits
+from .looking import add_attention
 from .server import Events, Server, ServerConfig
 from .stream import Writer, completion, head_of, timings_of, usage_of
 from .wire import Wire
@@ -30,7 +31,7 @@ from .wire import Wire
 PAGE = Path(__file__).parent / "page"
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
-    "style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
@@ -84,7 +85,15 @@ def add_errors(app: FastAPI) -> None:
 
 def add_routes(app: FastAPI, server: Server) -> None:
     """What clients ask."""
-    body = {"required": True, "content": {"application/json": {"schema": {"$ref": REFS.format(model="ChatRequest")}}}}
+    chat, attention = (
+        {
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": {"$ref": REFS.format(model=form.__name__)}}},
+            }
+        }
+        for form in (ChatRequest, AttentionRequest)
+    )
     told: dict[int | str, dict] = {
         status: {"description": text, "content": {"application/json": {"schema": {"$ref": REFS.format(model="Error")}}}}
         for status, text in {
@@ -101,10 +110,12 @@ def add_routes(app: FastAPI, server: Server) -> None:
         }.items()
     }
 
-    @app.post("/v1/chat/completions", openapi_extra={"requestBody": body}, responses=told, response_class=JSONResponse)
+    @app.post("/v1/chat/completions", openapi_extra=chat, responses=told, response_class=JSONResponse)
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation."""
         return await answer(server, request)
+
+    add_attention(app, server, attention, told)
 
     @app.get("/v1/models", responses={401: told[401]})
     async def models(request: Request) -> dict:
@@ -337,9 +348,11 @@ def add_schema(app: FastAPI) -> None:
     def openapi() -> dict:
         if app.openapi_schema is None:
             schema = plain()
-            form = ChatRequest.model_json_schema(ref_template=REFS)
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
-            schemas |= form.pop("$defs", {}) | {"ChatRequest": form, "Error": ERROR}
+            for kind in (ChatRequest, AttentionRequest):
+                form = kind.model_json_schema(ref_template=REFS)
+                schemas |= form.pop("$defs", {}) | {kind.__name__: form}
+            schemas["Error"] = ERROR
             app.openapi_schema = schema
         return app.openapi_schema
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,6 +172,7 @@ class Engine:
         self.pool = Pool(self.sizes, self.config.pool_tokens, model.dtype, self.device)
         self.memory = PictureMemory(model, max_bytes=self.config.picture_mib * 2**20, is_frozen=True)
         self.queue: deque[Job] = deque()
+        self.errands: deque[tuple[Callable[[], Any], Future]] = deque()
         self.running: list[Job] = []
         self.changed = threading.Condition()
         self.is_open, self.is_ending = True, False
@@ -215,6 +217,19 @@ class Engine:
             self.queue.append(job)
             self.changed.notify()
         return job
+
+    def run(self, errand: Callable[[], Any]) -> Future:
+        """Have the engine's thread call a function between two ticks; the future gets what it returns or raises.
+
+        Raises Stopping once the engine is closing.
+        """
+        done: Future = Future()
+        with self.changed:
+            if not self.is_open:
+                raise Stopping("the engine is stopping and takes no new requests")
+            self.errands.append((errand, done))
+            self.changed.notify()
+        return done
 
     def retry_after(self) -> int:
         """Seconds after which the queue should have moved on."""
@@ -277,10 +292,12 @@ class Engine:
         """Tick while there is something to do, until the end."""
         while True:
             with self.changed:
-                while not self.is_ending and not self.queue and not self.running:
+                while not self.is_ending and not self.queue and not self.running and not self.errands:
                     self.changed.wait()
                 if self.is_ending:
                     break
+            if self.errands:
+                self.do(*self.errands.popleft())
             try:
                 self.tick()
             except Exception as error:  # a fault of ours must not take the server with it
@@ -289,8 +306,20 @@ class Engine:
                     self.fail(job, error)
             with self.changed:
                 self.changed.notify_all()
+        stopped = Stopping("the engine stopped before the answer was finished")
         for job in [*self.running, *self.queue]:
-            self.fail(job, Stopping("the engine stopped before the answer was finished"))
+            self.fail(job, stopped)
+        for _, done in self.errands:
+            done.set_exception(stopped)
+
+    def do(self, errand: Callable[[], Any], done: Future) -> None:
+        """One errand, unless nobody waits for it any more."""
+        if not done.set_running_or_notify_cancel():
+            return
+        try:
+            done.set_result(errand())
+        except Exception as error:
+            done.set_exception(error)
 
     @torch.no_grad()
     def tick(self) -> None:

@@ -14,6 +14,7 @@ from ..generation.presets import PRESETS
 
 MOST_MESSAGES = 1000
 MOST_RUNNERS_UP = 20
+MOST_CANVAS = 100_000
 APART = ("constraint", "compile", "stop_strings")  # asked for in OpenAI's words, or not at all
 
 
@@ -170,3 +171,15 @@ class ChatRequest(Form):
     max_denoising_steps: int | None = Field(None, ge=1, description="diffusion.steps")
     block_length: int | None = Field(None, ge=1, description="diffusion.block_length")
     threshold: float | None = Field(None, ge=0, le=1, description="diffusion.threshold, with its rule")
+
+
+class AttentionRequest(Form):
+    """POST /v1/diffusion/attention."""
+
+    model: str | None = Field(None, description="a name from /v1/models; left out: the one that is served")
+    messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
+    answer: list[Annotated[int, Field(ge=0)] | None] = Field(
+        min_length=1, max_length=MOST_CANVAS, description="the canvas as token ids, null where a mask stands"
+    )
+    position: int = Field(ge=0, description="of the canvas: the token that looks")
+    enable_thinking: bool | None = Field(None, description="as in the request that was answered")

@@ -16,7 +16,7 @@ from ..json_text import shown
 from ..media import of_data_uri, open_text
 from ..video import frames_evenly, load_frames
 from .errors import Refused
-from .forms import APART, ChatRequest, Message
+from .forms import APART, AttentionRequest, ChatRequest, Message
 from .limits import Limits
 
 MOST_SEED = 2**63 - 1
@@ -58,6 +58,13 @@ def read(form: ChatRequest, processor, generation_config, limits: Limits, fetche
         raise Refused(400, f"n is {answers}, more than the {limits.answers} that are served", "n")
     if answers > 1 and not sampler.temperature and sampler.remasking != "random":
         raise Refused(400, f"n is {answers}, but without chance all answers are one; set a temperature", "n")
+    inputs = inputs_of(form, processor, limits, fetches)
+    seed = secrets.randbelow(MOST_SEED) if form.seed is None else form.seed
+    return Asked(inputs, sampler, seed, answers, bool(form.logprobs), form.top_logprobs or 0)
+
+
+def inputs_of(form: ChatRequest | AttentionRequest, processor, limits: Limits, fetches: bool) -> dict:
+    """The prompt of a request's messages: input_ids (1, L), and of its pictures. Raises Refused."""
     messages = Media(limits, fetches).opened(form.messages)
     try:
         inputs = processor.apply_chat_template(
@@ -72,8 +79,7 @@ def read(form: ChatRequest, processor, generation_config, limits: Limits, fetche
         raise Refused(400, str(error), "messages") from error
     inputs = dict(inputs)
     inputs.pop("attention_mask", None)  # of one conversation, nothing is hidden
-    seed = secrets.randbelow(MOST_SEED) if form.seed is None else form.seed
-    return Asked(inputs, sampler, seed, answers, bool(form.logprobs), form.top_logprobs or 0)
+    return inputs
 
 
 # Settings

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
@@ -20,12 +21,13 @@ from ..json_text import parse_json, shown
 from . import engine as engines
 from .engine import Engine, Failed, Finished, Full, OutOfTime, Step, Stopping, TooLarge
 from .errors import Refused
-from .forms import ChatRequest
+from .forms import AttentionRequest, ChatRequest
 from .limits import Limits
 from .metrics import Metrics
 from .reading import Asked, read
 from .stream import Writer
 
+FormType = TypeVar("FormType", ChatRequest, AttentionRequest)
 READERS = 2  # threads that decode pictures and write prompts
 
 
@@ -115,14 +117,14 @@ class Server:
             raise Refused(408, f"the body took more than {self.limits.body_seconds:g} seconds") from error
         return b"".join(parts)
 
-    def read(self, body: bytes) -> tuple[ChatRequest, Asked]:
-        """A body as a request that was read. In a thread of its own: pictures are decoded here."""
+    def form_of(self, body: bytes, kind: type[FormType]) -> FormType:
+        """A body as a form of that kind, for the model that is served. Raises Refused for all else."""
         try:
             text = body.decode("utf-8")
         except UnicodeDecodeError as error:
             raise Refused(400, "the body is not UTF-8 text") from error
         try:
-            form = ChatRequest.model_validate(parse_json(text, "the body"))
+            form = kind.model_validate(parse_json(text, "the body"))
         except ValidationError as error:
             raise refused_form(error) from error
         except UserError as error:
@@ -130,8 +132,12 @@ class Server:
         if form.model not in (None, self.config.name):
             told = f"there is no model {shown(form.model)}; this server has {self.config.name!r}"
             raise Refused(404, told, "model", "model_not_found")
-        model = self.engine.model
-        return form, read(form, self.engine.processor, model.generation_config, self.limits, self.config.fetches)
+        return form
+
+    def read(self, body: bytes) -> tuple[ChatRequest, Asked]:
+        """A body as a request that was read. In a thread of its own: pictures are decoded here."""
+        form, engine = self.form_of(body, ChatRequest), self.engine
+        return form, read(form, engine.processor, engine.model.generation_config, self.limits, self.config.fetches)
 
     def submit(self, asked: Asked, watches: bool, events: "Events") -> list[Writer]:
         """Hand a request to the engine, once for each answer."""
