@@ -91,18 +91,17 @@ def steps_of(output, row):
 
 
 def test_the_scopes_follow_the_intervals():
-    steps = torch.arange(8)
-    assert scope_of(SamplerConfig(), steps, steps).tolist() == [Scope.WHOLE] * 8
+    assert [scope_of(SamplerConfig(), step, step) for step in range(8)] == [Scope.WHOLE] * 8
     prompt = SamplerConfig(cache="prompt", refresh_interval=3)
     whole, block = Scope.WHOLE, Scope.BLOCK
-    assert scope_of(prompt, steps, steps % 4).tolist() == [whole, block, block, whole] * 2
+    assert [scope_of(prompt, step, step % 4) for step in range(8)] == [whole, block, block, whole] * 2
     never = SamplerConfig(cache="prompt", refresh_interval=0)
-    assert scope_of(never, steps, steps % 4).tolist() == [whole, block, block, block] * 2
+    assert [scope_of(never, step, step % 4) for step in range(8)] == [whole, block, block, block] * 2
 
 
 def test_the_renewals_of_prompt_and_answer_are_those_of_the_original():
-    steps = torch.arange(16)
-    scopes = scope_of(SamplerConfig(cache="dllm", prompt_interval=3, gen_interval=2), steps, steps % 4)
+    config = SamplerConfig(cache="dllm", prompt_interval=3, gen_interval=2)
+    scopes = [scope_of(config, step, step % 4) for step in range(16)]
     prompt = [number + 1 for number, scope in enumerate(scopes) if scope in (Scope.WHOLE, Scope.PROMPT)]
     answers = [number + 1 for number, scope in enumerate(scopes) if scope in (Scope.WHOLE, Scope.ANSWER)]
     assert prompt == [1, 4, 7, 10, 13, 16]

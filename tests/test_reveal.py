@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llada_v import SamplerConfig
-from llada_v.generation.reveal import choose, most_certain, propose, reveal_counts
+from llada_v.generation.reveal import choose, propose, reveal_counts
 from llada_v.generation.sampler import sample
 
 MASK, VOCABULARY = 0, 32
@@ -17,7 +17,7 @@ def revealed(rule, scores, quota=1, **settings):
     """The positions that a rule reveals of one row."""
     scores = torch.tensor([scores], dtype=torch.float64)
     config = SamplerConfig(gen_length=scores.shape[1], rule=rule, **settings)
-    return choose(scores, torch.tensor([quota]), config)[0].nonzero()[:, 0].tolist()
+    return choose(scores, [quota], config)[0].nonzero()[:, 0].tolist()
 
 
 def score_of(rule, shares, temperature=0.0, token=None, **settings):
@@ -118,7 +118,7 @@ def test_closed_positions_are_never_revealed(rule):
 
 def test_each_row_has_its_own_count():
     scores = torch.tensor([[0.1, 0.3, 0.2], [0.1, 0.3, 0.2], [-math.inf, 0.3, -math.inf]])
-    chosen = most_certain(scores, torch.tensor([1, 2, 3]))
+    chosen = choose(scores, [1, 2, 3], SamplerConfig(gen_length=3))
     assert chosen.tolist() == [[False, True, False], [False, True, True], [False, True, False]]
 
 

@@ -30,17 +30,18 @@ class Scope(IntEnum):
     BLOCK = 4  # the positions of the block ("prompt")
 
 
-def scope_of(config: SamplerConfig, step: torch.Tensor, block_step: torch.Tensor) -> torch.Tensor:
-    """(..., ) `Scope` of the next call for rows that took `step` steps in all, `block_step` of them in their block."""
+def scope_of(config: SamplerConfig, step: int, block_step: int) -> Scope:
+    """`Scope` of the next call for a row that took `step` steps in all, `block_step` of them in its block."""
     if config.cache == "none":
-        return torch.zeros_like(step)
+        return Scope.WHOLE
+    settings = config.resolved
     if config.cache == "prompt":
-        interval = config.resolved.refresh_interval
+        interval = settings.refresh_interval
         is_due = block_step % interval == 0 if interval else block_step == 0
-        return torch.where(is_due, Scope.WHOLE, Scope.BLOCK)
+        return Scope.WHOLE if is_due else Scope.BLOCK
     # Both intervals count the steps of the whole answer, across blocks.
-    prompt, answer = config.resolved.prompt_interval, config.resolved.gen_interval
-    return (step % prompt != 0) * Scope.ANSWER + (step % answer != 0) * Scope.PROMPT
+    keeps_prompt, keeps_answer = step % settings.prompt_interval != 0, step % settings.gen_interval != 0
+    return Scope(keeps_prompt * Scope.ANSWER + keeps_answer * Scope.PROMPT)
 
 
 class Cache:

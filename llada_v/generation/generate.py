@@ -63,6 +63,7 @@ class Reader:
         if attention_mask is not None:
             self.real = attention_mask.cpu().bool()
         self.length = 0  # of the sequence that is kept
+        self.place: Place | None = None
         self.cache = None
         if config.cache != "none" and keeps:
             self.cache = Cache(config, sizes, self.prompt_length, prompt.dtype, self.device)
@@ -71,9 +72,8 @@ class Reader:
         """(M, V) float32, ids that are never generated at -inf."""
         run = self.prepare(call)
         if self.cache is not None:
-            rows = call.rows[:: call.copies].tolist()
             columns = None if run.columns is None else self.put(run.columns)
-            self.cache.begin(call.scope, rows, self.length, columns)
+            self.cache.begin(call.scope, call.rows[:: call.copies].tolist(), self.length, columns)
         hidden = self.trunk(
             inputs_embeds=run.embeds,
             attention_mask=run.mask,
@@ -86,19 +86,16 @@ class Reader:
 
     def prepare(self, call: Call) -> Run:
         """What the trunk is to run for a call."""
-        visible = self.visible(call)
-        self.length = visible.shape[1]
-        position_ids = (visible.long().cumsum(1) - 1).clamp_min(0)
-        embeds, wanted, columns = self.inputs(call, visible.shape[1])
-        if columns is not None:
-            position_ids = position_ids.gather(1, columns)
-        mask = None if visible.all() else visible
+        place = self.place
+        if place is None or not place.serves(call, self.length):
+            self.place = place = self.place_of(call)
+            self.length = place.length
+        embeds, wanted = self.inputs(call, place)
         if self.config.cfg_scale:
             unguided = self.unguided.expand(len(call.rows), -1, -1)
             embeds = torch.cat((embeds, torch.cat((unguided, embeds[:, self.prompt_length :]), dim=1)))
-            wanted, position_ids = wanted.repeat(2, 1), position_ids.repeat(2, 1)
-            mask = None if mask is None else mask.repeat(2, 1)
-        return Run(embeds, wanted, position_ids, columns, mask)
+            wanted = wanted.repeat(2, 1)
+        return Run(embeds, wanted, place.position_ids, place.columns, place.mask)
 
     def finish(self, logits: torch.Tensor) -> torch.Tensor:
         """The head's output at all that is wanted of a `Run` -> (M, V) float32 as the loop wants it."""
@@ -122,20 +119,66 @@ class Reader:
             visible = pad(visible, (0, self.length - visible.shape[1]))
         return visible
 
-    def inputs(self, call: Call, length: int):
-        """What the trunk runs: embeddings (R, C, D), which are wanted (R, C), and their columns (R, C); None: all."""
+    def place_of(self, call: Call) -> "Place":
+        """Where a call's positions stand; the next step's is mostly the same."""
+        visible = self.visible(call)
+        length, columns = visible.shape[1], None
+        position_ids = (visible.long().cumsum(1) - 1).clamp_min(0)
+        if call.scope is Scope.BLOCK:
+            columns = self.prompt_length + call.columns
+        elif call.scope in (Scope.ANSWER, Scope.CHANGED):
+            columns = torch.arange(self.prompt_length, length).expand(len(call.rows), -1)
+        if columns is not None:
+            position_ids = position_ids.gather(1, columns)
+        mask = None if visible.all() else visible  # on the CPU, where the trunk can look at it
+        if self.config.cfg_scale:
+            position_ids = position_ids.repeat(2, 1)
+            mask = None if mask is None else mask.repeat(2, 1)
+        is_whole = call.rows.tolist() == list(range(len(self.prompt)))
+        return Place(call, is_whole, length, columns, position_ids, mask)
+
+    def inputs(self, call: Call, place: "Place"):
+        """What the trunk runs: embeddings (R, C, D), and which are wanted (R, C)."""
         if call.scope is Scope.BLOCK:
             embeds = self.embed(self.put(call.canvas.gather(1, call.columns)))
             wanted = call.is_open.gather(1, call.columns) & ~call.is_filler
-            return embeds, wanted, self.prompt_length + call.columns
+            return embeds, wanted
         suffix = self.suffix.expand(len(call.rows), -1, -1)
         behind = torch.cat((self.embed(self.put(call.canvas)), suffix), dim=1)
         wanted = pad(call.is_open, (0, suffix.shape[1]))
         if call.scope in (Scope.ANSWER, Scope.CHANGED):
-            columns = torch.arange(self.prompt_length, length).expand(len(call.rows), -1)
-            return behind, wanted, columns
-        embeds = torch.cat((self.prompt[self.put(call.rows)], behind), dim=1)
-        return embeds, pad(wanted, (self.prompt_length, 0)), None
+            return behind, wanted
+        prompt = self.prompt if place.is_whole else self.prompt[self.put(call.rows)]
+        embeds = torch.cat((prompt, behind), dim=1)
+        return embeds, pad(wanted, (self.prompt_length, 0))
+
+
+@dataclass
+class Place:
+    """Where the positions of a call stand, for it and every call like it.
+
+    is_whole: whether it has all prompts, each once, in order. length: of the sequence.
+    columns, position_ids, mask: see `Run`.
+    """
+
+    call: Call
+    is_whole: bool
+    length: int
+    columns: torch.Tensor | None
+    position_ids: torch.Tensor
+    mask: torch.Tensor | None
+
+    def serves(self, call: Call, length: int) -> bool:
+        """Whether another call stands in the same place. length: of the sequence that is kept."""
+        own = self.call
+        return (
+            call.scope is own.scope
+            and call.canvas.shape == own.canvas.shape
+            and torch.equal(call.rows, own.rows)
+            and torch.equal(call.lengths, own.lengths)
+            and torch.equal(call.columns, own.columns)
+            and (call.scope is not Scope.BLOCK or self.length == length)
+        )
 
 
 class EachAlone:

@@ -15,22 +15,14 @@ from collections.abc import Callable
 import torch
 
 
-def drafts_of(
-    canvas: torch.Tensor,
-    copies: int,
-    reveal: Callable,
-    end: torch.Tensor,
-    block_step: torch.Tensor,
-    candidates: torch.Tensor,
-    scores: torch.Tensor,
-) -> torch.Tensor:
+def drafts_of(canvas: torch.Tensor, copies: int, step_of: Callable[[torch.Tensor, int], torch.Tensor]) -> torch.Tensor:
     """(R, copies, G): each canvas (R, G), and the `copies` - 1 canvases that the steps after it are expected to leave.
 
-    reveal: the sampler's own step, given the block's end, the number of the step, candidates and scores (R, G).
+    step_of: the sampler's own step: canvases (R, G) and how many steps they are ahead -> what it leaves of them.
     """
     drafts = [canvas]
     for ahead in range(copies - 1):
-        drafts.append(reveal(drafts[-1], end, block_step + ahead, candidates, scores)[0])
+        drafts.append(step_of(drafts[-1], ahead))
     return torch.stack(drafts, dim=1)
 
 

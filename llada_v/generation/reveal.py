@@ -19,7 +19,9 @@ import torch
 
 from .config import SamplerConfig
 
-CHUNK = 16  # rows of logits turned to probabilities at a time: the temporaries stay CHUNK x V
+# Numbers of logits turned to probabilities at a time: temporaries stay a few times as large. 530 positions of LLaDA's
+# vocabulary on a device; on a CPU 16 of them, what its caches can hold.
+AT_ONCE, AT_ONCE_ON_CPU = 2**26, 2**21
 CONVEX_SHIFT = 1 / 3
 
 
@@ -49,7 +51,10 @@ def propose(
         still have an order, as in the original. With remasking "random" the score is a uniform number.
     A score is finite; where the logits are broken it says how: nan, inf, or -inf where no token is left.
     """
-    found = [propose_chunk(rows, config, generator) for rows in logits.split(CHUNK)]
+    rows = max(1, (AT_ONCE_ON_CPU if logits.is_cpu else AT_ONCE) // logits.shape[1])
+    if len(logits) <= rows:
+        return propose_chunk(logits, config, generator)
+    found = [propose_chunk(part, config, generator) for part in logits.split(rows)]
     tokens, probability, score = (torch.cat(parts) for parts in zip(*found, strict=True))
     return tokens, probability, score
 
@@ -59,7 +64,7 @@ def propose_chunk(rows, config, generator):
     largest = rows.amax(-1, keepdim=True)
     tokens, probability, score = propose_from(rows, largest, config, generator)
     largest = largest[:, 0].double()
-    return tokens, probability, torch.where(largest.isfinite(), score, largest)
+    return tokens, probability, torch.where(largest - largest == 0, score, largest)  # 0 where it is finite
 
 
 def propose_from(rows, largest, config, generator):
@@ -87,16 +92,16 @@ def propose_from(rows, largest, config, generator):
     return tokens, probability, probability
 
 
-def choose(scores: torch.Tensor, quota: torch.Tensor, config: SamplerConfig) -> torch.Tensor:
+def choose(scores: torch.Tensor, quota: list[int], config: SamplerConfig) -> torch.Tensor:
     """(R, G) bool: the positions that the rule reveals, at least one in every row that has an open one.
 
     scores: (R, G) float64 from `propose`, -inf where a position is closed.
-    quota: (R,) how many "top_k" reveals.
+    quota: R, how many "top_k" reveals.
     """
-    ranked = scores.sort(dim=1, descending=True, stable=True).values
+    ranked, order = scores.sort(dim=1, descending=True, stable=True)
     if config.rule == "top_k":
-        count = quota
-    elif config.rule == "threshold":
+        return first_of(scores, order, torch.tensor(quota).clamp_min_(1))
+    if config.rule == "threshold":
         count = over_threshold(ranked, config.resolved.threshold)
     elif config.rule == "factor":
         count = within_factor(ranked, config.resolved.factor)
@@ -106,7 +111,7 @@ def choose(scores: torch.Tensor, quota: torch.Tensor, config: SamplerConfig) -> 
         count = within_entropy(-ranked, config.resolved.entropy_bound)
     else:
         count = over_threshold(ranked, config.resolved.margin)
-    return most_certain(scores, count.clamp_min(1))
+    return first_of(scores, order, count.clamp_min_(1))
 
 
 def over_threshold(ranked: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -142,12 +147,7 @@ def within_entropy(entropy: torch.Tensor, bound: float) -> torch.Tensor:
     return (entropy.cumsum(1) - entropy <= bound).sum(1)
 
 
-def most_certain(scores: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-    """(R, G) bool: the first `count` (R,) positions of each row by score; of equals the one further left.
-
-    Closed positions are -inf and never chosen.
-    """
-    order = scores.sort(dim=1, descending=True, stable=True).indices
-    rank = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
-    chosen = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, rank < count[:, None])
-    return chosen & (scores > -torch.inf)
+def first_of(scores: torch.Tensor, order: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """(R, G) bool: the first `count` (R,) positions of each row in its `order` (R, G), the closed ones left out."""
+    is_first = torch.arange(scores.shape[1], device=scores.device) < count[:, None]
+    return torch.empty_like(is_first).scatter_(1, order, is_first).logical_and_(scores > -torch.inf)

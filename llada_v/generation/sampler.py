@@ -8,6 +8,7 @@ The loop runs on the CPU. A call's candidates come back from the device in one t
 Letters: B rows, R canvases of a call, G canvas positions, M open positions, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ Shape = Constraint | Template
 # Raised by hand when the same weights, prompt and settings can give another answer than before: evaluations then start
 # again, beside the finished ones. A recorded set of answers (tests/test_answers_version.py) tells when it is due.
 ANSWERS_VERSION = 1
+
+EMPTY = torch.tensor([0.0, 0.0, -torch.inf], dtype=torch.float64)  # token, probability and score of a closed position
 
 Proposals = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # tokens, probabilities, scores, (M,) each
 
@@ -168,13 +171,15 @@ def steps_of(
     """
     rows = Rows(num_rows, config, Stops(stops, mask_id, config.stop_strings or (), decode), constraint)
     num_forwards = 0
-    while len(unfinished := rows.unfinished()):
+    while unfinished := rows.unfinished():
         group, scope = rows.next_group(unfinished)
         drafts, is_open, counted = rows.look_ahead(group, scope)
-        call = call_of(config, scope, group, drafts, is_open, rows.start[group], rows.end[group], counted)
-        found = found_at(is_open, (yield call))
+        call = call_of(config, scope, group, drafts, is_open, rows.start, rows.end, counted)
+        found, is_whole = found_at(is_open, (yield call))
+        if not is_whole:
+            counted = rows.refuse_broken(group, is_open, found[2], counted)
         num_forwards += 1
-        for revealed in rows.take(group, drafts, is_open, counted, *found):
+        for revealed in rows.take(group, drafts, counted, *found):
             if callback is not None:
                 callback(rows.state(revealed))
     ends = rows.answer_ends()
@@ -204,155 +209,206 @@ class Rows:
     """Where every row of a batch stands.
 
     canvas, confidence: (B, G); see `SamplerState`.
-    start, end: (B,) the canvas positions of the block that each row is in.
-    step, block_step: (B,) steps taken in all, and in that block.
+    start, end: by row, the canvas positions of the block that it is in.
+    step, block_step: by row, steps taken in all, and in that block.
+    stop_ends, is_open, has_open: (B,), (B, G) and by row: where each answer ends so far, what may be revealed now, and
+        whether anything may. Looked up once a step.
     candidates, scores: (B, G) what the last call proposed for each open position; lookahead drafts from it.
     order: per row, the positions that each of its steps revealed.
     """
+
+    stop_ends: torch.Tensor
+    is_open: torch.Tensor
+    has_open: list[bool]
 
     def __init__(self, num_rows: int, config: SamplerConfig, stops: Stops, constraint: Shape | None = None):
         self.constraint = constraint
         self.config, self.stops, self.mask_id, self.limit = config, stops, stops.mask_id, config.canvas_length
         self.grows = config.gen_length == AUTO
         counts = reveal_counts(config.resolved.block_length, config.steps_per_block, config.schedule)
-        self.counts = torch.ones(self.limit, dtype=torch.long) if self.grows else torch.tensor(counts)
+        self.counts = [1] if self.grows else counts
         self.canvas = torch.full((num_rows, self.limit), self.mask_id)
         if constraint is not None:
             self.canvas[:] = constraint.initial
         self.confidence = (self.canvas != self.mask_id).double()
-        self.start = torch.zeros(num_rows, dtype=torch.long)
-        self.end = torch.full_like(self.start, config.resolved.block_length)
-        self.step, self.block_step = torch.zeros_like(self.start), torch.zeros_like(self.start)
+        self.start, self.end = [0] * num_rows, [config.resolved.block_length] * num_rows
+        self.step, self.block_step = [0] * num_rows, [0] * num_rows
         self.candidates = torch.zeros_like(self.canvas)
         self.scores = torch.full(self.canvas.shape, -torch.inf, dtype=torch.float64)
         self.order: list[list[list[int]]] = [[] for _ in range(num_rows)]
+        self.index = torch.arange(self.limit)
+        self.look()
 
-    def open_in(self, canvas: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
-        """(..., G) bool: masked positions of canvases (..., G) in front of the block's end (...) and of the stop."""
-        index = torch.arange(self.limit)
-        return (canvas == self.mask_id) & (index < torch.minimum(self.stops.ends(canvas), end)[..., None])
+    def look(self) -> None:
+        """Note where answers end and what is open, after the canvas or a block has changed."""
+        self.stop_ends = self.stops.ends(self.canvas)
+        self.is_open = self.open_in(self.canvas, torch.minimum(self.stop_ends, torch.tensor(self.end)))
+        self.has_open = self.is_open.any(1).tolist()
 
-    def reveal(self, canvas, end, block_step, candidates, scores) -> tuple[torch.Tensor, torch.Tensor]:
-        """Canvases (R, G) after one step, and what it reveals (R, G) bool."""
-        seen = torch.where(self.open_in(canvas, end), scores, -torch.inf)
-        quota = self.counts[block_step.clamp(max=len(self.counts) - 1)]
-        chosen = choose(seen, quota, self.config)
+    def open_in(self, canvas: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
+        """(..., G) bool: masked positions of canvases (..., G) in front of a bound (...)."""
+        return (canvas == self.mask_id) & (self.index < bound[..., None])
+
+    def reveal(self, canvas, block_steps: list[int], candidates, seen) -> tuple[torch.Tensor, torch.Tensor]:
+        """Canvases (R, G) after one step, and what it reveals (R, G) bool.
+
+        block_steps: R numbers of the step in its block. seen: (R, G) scores, -inf where nothing may be revealed.
+        """
+        last = len(self.counts) - 1
+        chosen = choose(seen, [self.counts[min(step, last)] for step in block_steps], self.config)
         if self.constraint is not None:
-            chosen = self.constraint.together(canvas, candidates, scores, chosen)
+            chosen = self.constraint.together(canvas, candidates, seen, chosen)
             return self.constraint.closed(torch.where(chosen, candidates, canvas)), chosen
         return torch.where(chosen, candidates, canvas), chosen
 
-    def longer(self, end: torch.Tensor) -> torch.Tensor:
+    def longer(self, end: int) -> int:
         """Where a canvas ends that grows."""
-        return (2 * end).clamp(max=self.limit)
+        return min(2 * end, self.limit)
 
-    def unfinished(self) -> torch.Tensor:
-        """(R,) rows with something to reveal, after those whose block is complete have entered the next one."""
-        is_open = self.open_in(self.canvas, self.end)
-        while True:
-            moves_on = ~is_open.any(1) & (self.end < self.limit) & (self.stops.ends(self.canvas) > self.end)
-            if not moves_on.any():
-                return is_open.any(1).nonzero()[:, 0]
-            after = self.longer(self.end) if self.grows else self.end + self.config.resolved.block_length
-            self.start = torch.where(moves_on, self.end, self.start)
-            self.end = torch.where(moves_on, after, self.end)
-            self.block_step[moves_on] = 0
-            self.scores[moves_on] = -torch.inf
-            is_open = self.open_in(self.canvas, self.end)
+    def unfinished(self) -> list[int]:
+        """Rows with something to reveal, after those whose block is complete have entered the next one."""
+        while not all(self.has_open):
+            stop_ends = self.stop_ends.tolist()
+            moving = [
+                row
+                for row, has_open in enumerate(self.has_open)
+                if not has_open and self.end[row] < self.limit and stop_ends[row] > self.end[row]
+            ]
+            if not moving:
+                break
+            for row in moving:
+                self.start[row], self.block_step[row] = self.end[row], 0
+                self.end[row] = self.longer(self.end[row]) if self.grows else self.end[row] + self.block_length
+            if self.config.lookahead:
+                self.scores[moving] = -torch.inf
+            self.look()
+        return [row for row, has_open in enumerate(self.has_open) if has_open]
 
-    def next_group(self, rows: torch.Tensor) -> tuple[torch.Tensor, Scope]:
+    @property
+    def block_length(self) -> int:
+        """Of a canvas that does not grow."""
+        return self.config.resolved.block_length
+
+    def next_group(self, rows: list[int]) -> tuple[list[int], Scope]:
         """Which of the rows are run next, and how.
 
         Rows that can go on with what is kept go first; the others wait, so that whole sequences are run together.
         """
-        scopes = scope_of(self.config, self.step[rows], self.block_step[rows])
-        scope = scopes.max()
-        return rows[scopes == scope], Scope(int(scope))
+        scopes = [scope_of(self.config, self.step[row], self.block_step[row]) for row in rows]
+        scope = max(scopes)
+        return [row for row, own in zip(rows, scopes, strict=True) if own == scope], scope
 
-    def look_ahead(self, rows: torch.Tensor, scope: Scope) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def of(self, rows: list[int], whole: torch.Tensor) -> torch.Tensor:
+        """(R, ...) of (B, ...): those rows, without a copy where they are all."""
+        return whole if len(rows) == len(whole) else whole[rows]
+
+    def look_ahead(self, rows: list[int], scope: Scope) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The canvases of a call: the true one of each row, and those that the next steps are expected to leave.
 
         Returns them (R, copies, G), what is open in them, and (R, copies) bool: which count. A draft counts if it
         differs from the one before and its step would be computed in the same way.
         """
+        canvas, is_open = self.of(rows, self.canvas), self.of(rows, self.is_open)
         # A whole call renews what is kept, and drafts read what it will leave: they wait for the next.
-        copies = 1 if self.config.cache == "prompt" and scope is Scope.WHOLE else 1 + self.config.lookahead
-        end, ahead = self.end[rows], torch.arange(copies)
-        step, block_step = self.step[rows], self.block_step[rows]
-        proposed = self.candidates[rows], self.scores[rows]
-        drafts = drafts_of(self.canvas[rows], copies, self.reveal, end, block_step, *proposed)
-        is_open = self.open_in(drafts, end[:, None].expand(-1, copies))
-        counted = scope_of(self.config, step[:, None] + ahead, block_step[:, None] + ahead) == scope
+        if not self.config.lookahead or self.config.cache == "prompt" and scope is Scope.WHOLE:
+            return canvas[:, None], is_open[:, None], torch.ones(len(rows), 1, dtype=torch.bool)
+        copies, end = 1 + self.config.lookahead, torch.tensor([self.end[row] for row in rows])
+        candidates, scores = self.of(rows, self.candidates), self.of(rows, self.scores)
+
+        def step_of(draft: torch.Tensor, ahead: int) -> torch.Tensor:
+            seen = torch.where(self.open_in(draft, torch.minimum(self.stops.ends(draft), end)), scores, -torch.inf)
+            return self.reveal(draft, [self.block_step[row] + ahead for row in rows], candidates, seen)[0]
+
+        drafts = drafts_of(canvas, copies, step_of)
+        is_open = self.open_in(drafts, torch.minimum(self.stops.ends(drafts), end[:, None]))
+        numbers = [[(self.step[row] + ahead, self.block_step[row] + ahead) for ahead in range(copies)] for row in rows]
+        counted = torch.tensor([[scope_of(self.config, *number) == scope for number in row] for row in numbers])
         counted[:, 1:] &= (drafts[:, 1:] != drafts[:, :-1]).any(2)
         counted = counted.cumprod(1).bool() & is_open.any(2)
         return drafts, is_open & counted[..., None], counted
 
-    def take(self, rows, drafts, is_open, counted, tokens, probability, scores) -> Iterator[list[list[int]]]:
+    def take(self, rows: list[int], drafts, counted, tokens, probability, scores) -> Iterator[list[list[int]]]:
         """Take the steps that a call allows, one from each true canvas and one for each draft that was met.
 
-        tokens, probability, scores: (R, copies, G) what the call proposes. Yields, step by step, what each row of the
-        batch reveals. Each step of a row reveals at least one of its G positions, so a row takes at most G steps, and
-        the loop at most the sum of these and of the calls that only let canvases grow.
-        Raises ValueError where the logits of a true canvas are broken.
+        tokens, probability, scores: (R, copies, G) what the call proposes, scores -inf where it was not asked. Yields,
+        step by step, what each row of the batch reveals. Each step of a row reveals at least one of its G positions, so
+        a row takes at most G steps, and the loop at most the sum of these and of the calls that only let canvases grow.
         """
         copies = drafts.shape[1]
-        end = self.end[rows]
-        is_broken = is_open & ~scores.isfinite()
-        if is_broken.any():
-            self.refuse_broken(rows, scores[:, 0], is_broken[:, 0])
-            counted = counted & ~is_broken.any(2)
         after, chosen = self.reveal(
             drafts.flatten(0, 1),
-            end.repeat_interleave(copies),
-            (self.block_step[rows, None] + torch.arange(copies)).flatten(),
+            [self.block_step[row] + ahead for row in rows for ahead in range(copies)],
             tokens.flatten(0, 1),
             scores.flatten(0, 1),
         )
-        after, chosen = after.view_as(drafts), chosen.view_as(is_open)
-        taken = num_verified(drafts, after, counted)
+        after, chosen = after.view_as(drafts), chosen.view_as(drafts)
+        taken = [1] * len(rows) if copies == 1 else num_verified(drafts, after, counted).tolist()
         if self.grows:
-            in_sight = self.stops.are_in_sight(tokens[:, 0], is_open[:, 0], drafts[:, 0])
-            grown = (self.block_step[rows] == 0) & (end < self.limit) & ~in_sight
-            self.end[rows] = torch.where(grown, self.longer(end), end)
-            taken = torch.where(grown, 0, taken)
-        each, last = torch.arange(len(rows)), (taken - 1).clamp(min=0)
-        self.candidates[rows], self.scores[rows] = tokens[each, last], scores[each, last]
-        for number in range(int(taken.max())):
-            moving = taken > number
-            who, new = rows[moving], chosen[moving, number]
-            assert new.any(1).all(), "a step that reveals nothing would repeat for ever"
-            self.canvas[who] = after[moving, number]
-            self.confidence[who] = torch.where(new, probability[moving, number], self.confidence[who])
-            self.step[who] += 1
-            self.block_step[who] += 1
-            revealed = positions_by_row(torch.zeros_like(self.canvas, dtype=torch.bool).index_copy(0, who, new))
-            for row in who.tolist():
-                self.order[row].append(revealed[row])
-            yield revealed
+            taken = self.grow(rows, drafts[:, 0], tokens[:, 0], scores[:, 0], taken)
+        if self.config.lookahead:
+            each, last = torch.arange(len(rows)), torch.tensor([max(number - 1, 0) for number in taken])
+            self.candidates[rows], self.scores[rows] = tokens[each, last], scores[each, last]
+        for number in range(max(taken)):
+            places = [place for place, count in enumerate(taken) if count > number]
+            yield self.put(
+                [rows[place] for place in places],
+                *(self.of(places, whole)[:, number] for whole in (after, chosen, probability)),
+            )
+        if not any(taken):
+            self.look()
 
-    def refuse_broken(self, rows: torch.Tensor, scores: torch.Tensor, is_broken: torch.Tensor) -> None:
-        """Raise ValueError if any of the scores (R, G) is broken, naming what the logits hold, where and since when."""
-        hit = is_broken.any(1)
-        if hit.any():
-            where = f"in {int(hit.sum())} of {len(self.canvas)} rows, after {int(self.step[rows[hit]].max())} steps"
-            raise WrongValue(broken_model(scores[is_broken], where))
+    def put(self, rows: list[int], after, chosen, probability) -> list[list[int]]:
+        """Let rows be what a step leaves of them, all (R, G); the positions that each row of the batch reveals."""
+        confidence = torch.where(chosen, probability, self.of(rows, self.confidence))
+        if len(rows) == len(self.order):
+            self.canvas, self.confidence = after, confidence
+        else:
+            self.canvas[rows], self.confidence[rows] = after, confidence
+        revealed: list[list[int]] = [[] for _ in self.order]
+        for place, position in chosen.nonzero().tolist():
+            revealed[rows[place]].append(position)
+        for row in rows:
+            assert revealed[row], "a step that reveals nothing would repeat for ever"
+            self.step[row] += 1
+            self.block_step[row] += 1
+            self.order[row].append(revealed[row])
+        self.look()
+        return revealed
+
+    def grow(self, rows: list[int], canvas, tokens, scores, taken: list[int]) -> list[int]:
+        """Let canvases grow that saw no stop in their first call; `taken` with no step for these."""
+        in_sight = self.stops.are_in_sight(tokens, scores > -torch.inf, canvas).tolist()
+        for place, row in enumerate(rows):
+            if self.block_step[row] == 0 and self.end[row] < self.limit and not in_sight[place]:
+                self.end[row], taken[place] = self.longer(self.end[row]), 0
+        return taken
+
+    def refuse_broken(self, rows: list[int], is_open, scores, counted) -> torch.Tensor:
+        """Raise ValueError where scores (R, copies, G) of a true canvas are broken, naming what the logits hold, where
+        and since when; without the drafts whose scores are, what is `counted`."""
+        is_broken = is_open & ~scores.isfinite()
+        hit = is_broken[:, 0].any(1).tolist()
+        if any(hit):
+            steps = max(self.step[row] for row, is_hit in zip(rows, hit, strict=True) if is_hit)
+            where = f"in {sum(hit)} of {len(self.canvas)} rows, after {steps} steps"
+            raise WrongValue(broken_model(scores[:, 0][is_broken[:, 0]], where))
+        return counted & ~is_broken.any(2)
 
     def state(self, revealed: list[list[int]]) -> SamplerState:
         """What a callback sees after a step that revealed these positions."""
-        length = int(self.lengths().max())
-        canvas, step = self.canvas[:, :length], int(self.step.max())
-        stop = self.stops.ends(canvas)
-        confidence = self.confidence[:, :length]
+        length = max(self.end) if self.grows else self.limit
+        canvas, step = self.canvas[:, :length], max(self.step)
+        confidence, stop = self.confidence[:, :length], self.stop_ends.clamp(max=length)
         most = self.config.resolved.steps
         return SamplerState(canvas, canvas == self.mask_id, confidence, revealed, stop, step, most)
 
     def lengths(self) -> torch.Tensor:
         """(B,) how long each canvas is so far."""
-        return self.end if self.grows else torch.full_like(self.end, self.limit)
+        return torch.tensor(self.end if self.grows else [self.limit] * len(self.end), dtype=torch.long)
 
     def answer_ends(self) -> torch.Tensor:
         """(B,) where each answer ends."""
-        return torch.minimum(self.stops.ends(self.canvas), self.lengths())
+        return torch.minimum(self.stop_ends, self.lengths())
 
     def order_by_step(self) -> list[list[list[int]]]:
         """The order of `SamplerOutput`."""
@@ -360,35 +416,48 @@ class Rows:
         return [[row[step] if step < len(row) else [] for row in self.order] for step in steps]
 
 
-def call_of(config, scope, rows, drafts, is_open, start, end, counted) -> Call:
-    """The model call for drafts (R, copies, G) of `rows` (R,), whose blocks reach from `start` to `end`.
+def call_of(config, scope, rows: list[int], drafts, is_open, start: list[int], end: list[int], counted) -> Call:
+    """The model call for drafts (R, copies, G) of `rows` (R), whose blocks reach from `start` to `end`, by row.
 
     Without a cache the drafts that do not count are left out; with one every row keeps its number of copies.
     """
-    copies = drafts.shape[1]
-    lengths = end if config.gen_length == AUTO else torch.full_like(end, drafts.shape[2])
-    width = int(lengths.max())
-    offsets = torch.arange(int((end - start).max()))
+    num_rows, copies, limit = drafts.shape
+    spans = [(start[row], end[row]) for row in rows]
+    lengths = [last for _, last in spans] if config.gen_length == AUTO else [limit] * num_rows
+    canvas, is_open = drafts.flatten(0, 1)[:, : max(lengths)], is_open.flatten(0, 1)[:, : max(lengths)]
+    columns, is_filler = columns_of(spans if scope is Scope.BLOCK else [(0, 0)] * num_rows)
+    parts = [torch.tensor(rows), canvas, is_open, torch.tensor(lengths), columns, is_filler]
+    if copies > 1:
+        for number in (0, 3, 4, 5):
+            parts[number] = parts[number].repeat_interleave(copies, 0)
+        if config.cache == "none":
+            keep = counted.flatten()
+            parts = [part[keep] for part in parts]
+    rows_, canvas, is_open, lengths_, columns, is_filler = parts
+    return Call(scope, rows_, copies, canvas, is_open, lengths_, columns, is_filler)
+
+
+def columns_of(spans: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions (R, C) of spans (first, behind the last), and which of them are filler: shorter spans repeat."""
+    first, last = spans[0]
+    if all(span == spans[0] for span in spans):
+        columns = torch.arange(first, last).expand(len(spans), -1)
+        return columns, torch.zeros((), dtype=torch.bool).expand(columns.shape)
+    start, end = torch.tensor(spans).unbind(1)
+    offsets = torch.arange(max(last - first for first, last in spans))
     columns = torch.minimum(start[:, None] + offsets, end[:, None] - 1)
-    is_filler = offsets >= (end - start)[:, None]
-    keep = counted.flatten() if config.cache == "none" else torch.ones_like(counted.flatten())
-    rows, lengths, columns, is_filler = (
-        part.repeat_interleave(copies, 0)[keep] for part in (rows, lengths, columns, is_filler)
-    )
-    canvas, is_open = drafts.flatten(0, 1)[keep, :width], is_open.flatten(0, 1)[keep, :width]
-    return Call(scope, rows, copies, canvas, is_open, lengths, columns, is_filler)
+    return columns, offsets >= (end - start)[:, None]
 
 
-def found_at(is_open: torch.Tensor, found: Proposals) -> Proposals:
+def found_at(is_open: torch.Tensor, found: Proposals) -> tuple[Proposals, bool]:
     """Tokens, probabilities and scores (M,) each, from any device, as tensors of the shape of `is_open` on the CPU.
 
-    Closed positions hold 0, 0 and -inf. One transfer: float64 holds every id exactly.
+    Closed positions hold 0, 0 and -inf. With it whether all scores are finite. One transfer: float64 holds every id.
     """
-    tokens, probability, score = torch.stack([part.double() for part in found]).cpu()
-    dense = [torch.full(is_open.shape, filler, dtype=torch.float64) for filler in (0.0, 0.0, -torch.inf)]
-    for whole, part in zip(dense, (tokens, probability, score), strict=True):
-        whole[is_open] = part
-    return dense[0].long(), dense[1], dense[2]
+    together = torch.stack([part.double() for part in found]).cpu()
+    empty = EMPTY.view(3, *[1] * is_open.dim()).expand(3, *is_open.shape)
+    tokens, probability, scores = empty.masked_scatter(is_open, together)
+    return (tokens.long(), probability, scores), math.isfinite(together[2].sum())
 
 
 def broken_model(found: torch.Tensor, where: str) -> str:
@@ -398,11 +467,3 @@ def broken_model(found: torch.Tensor, where: str) -> str:
         f"the model gives {kind} {where}; its weights are damaged (a run that diverged, a bad merge), or float16 is "
         "too narrow for its activations: try --dtype bfloat16 or float32, or another checkpoint"
     )
-
-
-def positions_by_row(chosen: torch.Tensor) -> list[list[int]]:
-    """The true positions of each row of a bool tensor (B, G), sorted."""
-    found: list[list[int]] = [[] for _ in range(chosen.shape[0])]
-    for row, position in chosen.nonzero().tolist():
-        found[row].append(position)
-    return found

@@ -81,13 +81,13 @@ class Stops:
 def first_stop(canvas: torch.Tensor, stops: list[torch.Tensor]) -> torch.Tensor:
     """(R,) where the earliest stop sequence starts in each row of the canvas (R, G); G where there is none."""
     length = canvas.shape[1]
-    first = torch.full((canvas.shape[0],), length, device=canvas.device)
     index = torch.arange(length, device=canvas.device)
+    first = None
     for stop in stops:
-        found = (canvas.unfold(1, len(stop), 1) == stop).all(-1)  # (R, G - len + 1)
-        starts = torch.where(found, index[: found.shape[1]], length)
-        first = torch.minimum(first, starts.amin(1))
-    return first
+        found = canvas == stop if len(stop) == 1 else (canvas.unfold(1, len(stop), 1) == stop).all(-1)
+        starts = torch.where(found, index[: found.shape[1]], length).amin(1)  # (R, G - len + 1) -> (R,)
+        first = starts if first is None else torch.minimum(first, starts)
+    return torch.full((canvas.shape[0],), length, device=canvas.device) if first is None else first
 
 
 def by_kind(stops: list[str], tokenizer) -> tuple[list[list[int]], list[str]]:
