@@ -196,6 +196,7 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
         processor_kwargs: dict | None = None,
         enable_thinking: bool | None = None,
         allow_urls: bool = False,
+        load_audio_from_video: bool = False,
         **kwargs,
     ):
         """The prompt of a conversation, or of a list of conversations.
@@ -211,6 +212,7 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
         processor_kwargs, kwargs: options of `__call__`; of another template also its variables.
         enable_thinking: True or False ends the last question with the mode of the reasoning data.
         allow_urls: fetch pictures and videos from the web.
+        load_audio_from_video: of no effect; transformers' server asks for it with every video, and the model is deaf.
         Returns with `tokenize` and `return_dict` input_ids (B, L), attention_mask (B, L), and with pictures
         pixel_values (T, 3, S, S), image_sizes (N, 2) and image_layouts (N, 2), pictures in the order of the rows;
         input_ids alone if not `return_dict`. pixel_values are uint8, which the model scales on its device, or float32

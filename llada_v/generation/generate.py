@@ -299,20 +299,21 @@ class SamplerMixin:
             the model's generation_config.json.
         generator: source of random numbers for temperature and random remasking; on the model's device.
         callback: called with a `SamplerState` after each step.
-        tokenizer: the processor's; makes `texts`, and the sampler's stop_strings need it.
+        tokenizer: the processor's, or the processor; makes `texts`, and the sampler's stop_strings need it.
         streamer: transformers' own; it gets the prompt and the finished answer. Steps are what a callback sees.
         generation_config: stands before the model's own; transformers' pipelines pass it.
         keywords: transformers' words max_length (prompt and answer), do_sample, temperature, stop_strings,
             eos_token_id (what ends an answer), pad_token_id and num_return_sequences; the others are refused by name
             unless they ask for nothing. See `generation.keywords`.
-        Returns sequences (B, L + G), or a `SamplerOutput` with `return_dict_in_generate`; a prompt's
-        num_return_sequences answers are neighbours.
+        Returns sequences (B, L + G), or without a `sampler`, as transformers' own, no longer than the longest answer;
+        or a `SamplerOutput` with `return_dict_in_generate`. A prompt's num_return_sequences answers are neighbours.
         Raises ValueError for contradictory settings, a sequence longer than the model's positions, and prompts whose
         placeholders do not match the pictures; TypeError for an unknown keyword.
         """
         config, device = self.config, input_ids.device
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         keywords["max_new_tokens"] = max_new_tokens
-        own, prompt_length = self.generation_config, input_ids.shape[1]
+        own, prompt_length, is_whole = self.generation_config, input_ids.shape[1], sampler is not None
         asked = read_keywords(keywords, sampler, generation_config, own, prompt_length, config)
         sampler, copies = asked.sampler, asked.num_return_sequences
         if streamer is not None and len(input_ids) * copies != 1:
@@ -345,7 +346,8 @@ class SamplerMixin:
             torch.cat((row[kept], torch.ones(len(suffix), dtype=torch.float64)))
             for row, kept in zip(found.confidence, is_said, strict=True)
         ]
-        width = max(found.lengths.tolist(), default=sampler.canvas_length) + len(suffix)
+        lengths = [length + len(suffix) for length in found.lengths.tolist()] if is_whole else map(len, answers)
+        width = max(lengths, default=sampler.canvas_length + len(suffix))
         tails = torch.full((num_rows, width), asked.pad_token_id, device=device)
         for row, answer in enumerate(answers):
             tails[row, : len(answer)] = answer
