@@ -184,7 +184,8 @@ class LladaVConfig(PreTrainedConfig):
         if self.video_newline not in VIDEO_NEWLINES:
             raise WrongValue(f"video_newline is {shown(self.video_newline)}; choose one of {', '.join(VIDEO_NEWLINES)}")
         self._check_pinpoints()
-        for name, token_id in self.special_token_ids().items():
+        filler = {} if self.pad_token_id is None else {"pad_token_id": self.pad_token_id}
+        for name, token_id in (self.special_token_ids() | filler).items():
             if not is_whole(token_id) or not 0 <= token_id < self.text_config.vocab_size:
                 raise WrongValue(
                     f"{name} is {shown(token_id)}, outside the vocabulary of {self.text_config.vocab_size} rows"

@@ -35,7 +35,7 @@ from .image_processing_llada_v import (
     pictures_of,
     videos_of,
 )
-from .json_text import usable
+from .json_text import shown, usable
 from .sequence import PICTURE_INPUTS, Sequence, SequenceWriter, pixel_inputs
 
 PROCESSOR_FILE = "processor_config.json"
@@ -472,8 +472,8 @@ def check_geometry(config: LladaVConfig, image_processor, video_processor) -> No
             found, expected = getattr(part, name, None), getattr(wanted, name, None)
             if plain(found) != plain(expected):
                 raise WrongValue(
-                    f"the {type(part).__name__} has {name} {plain(found)}, but the model's config says "
-                    f"{plain(expected)}; {PROCESSOR_FILE} and config.json describe one model: change both"
+                    f"the {type(part).__name__} has {name} {shown(plain(found))}, but the model's config says "
+                    f"{shown(plain(expected))}; {PROCESSOR_FILE} and config.json describe one model: change both"
                 )
 
 

@@ -213,6 +213,13 @@ ODD = [
         "the generation_config.json of .* has a value that cannot be used",
     ),
     ("config.json", "image_token_id", ["x" * 9999], r"image_token_id is .{100}\.\.\. \("),
+    ("config.json", "pad_token_id", ["x" * 9999], r"pad_token_id is .{100}\.\.\. \("),
+    (
+        "processor_config.json",
+        "image_processor",
+        {"size": {"height": {"x": "x" * 9999}}},
+        "has size .{100}|has a value",
+    ),
     ("config.json", "vision_config", {"intermediate_size": ["x" * 9999]}, "the config has a value that cannot be used"),
 ]
 
