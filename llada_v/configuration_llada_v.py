@@ -110,7 +110,7 @@ class LladaConfig(PreTrainedConfig):
                 f"num_key_value_heads {self.num_key_value_heads}"
             )
         if self.rope_inv_freq not in ROPE_INV_FREQ:
-            raise WrongValue(f"rope_inv_freq is {self.rope_inv_freq!r}; choose one of {', '.join(ROPE_INV_FREQ)}")
+            raise WrongValue(f"rope_inv_freq is {shown(self.rope_inv_freq)}; choose one of {', '.join(ROPE_INV_FREQ)}")
 
     @property
     def head_dim(self) -> int:

@@ -4,9 +4,22 @@ The rule: a check of what was given raises one of these, never the plain built-i
 command line shows them in one line. Whatever else is raised, by a library or by a mistake of ours, keeps its traceback.
 """
 
+LONGEST = 1000  # letters of a message: one screen
+
 
 class UserError(Exception):
-    """Anything that is right again once the user gives something else."""
+    """Anything that is right again once the user gives something else.
+
+    A message that repeats too much of what was given is cut in its middle: the remedy stands at its end.
+    """
+
+    def __init__(self, *args):
+        super().__init__(*(brief(arg) if isinstance(arg, str) else arg for arg in args))
+
+
+def brief(text: str) -> str:
+    """The text, at most about `LONGEST` letters of it."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 3 :]}"
 
 
 class WrongValue(UserError, ValueError):

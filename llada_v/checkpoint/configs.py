@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import SiglipVisionConfig
 
 from ..errors import WrongValue
+from ..json_text import shown
 from .files import INDEX_FILE, WEIGHTS_FILE, read_header, weight_map
 from .names import PUBLISHED, rename
 
@@ -86,14 +87,16 @@ def translate_config(published: dict, folder: str | None = None) -> dict:
     aspect = value_or(published, "image_aspect_ratio", "anyres_max_4")
     anyres = re.fullmatch(r"anyres_max_(\d{1,9})", str(aspect))
     if not anyres:
-        raise WrongValue(f"config.json has image_aspect_ratio {aspect!r}; only anyres_max_N is built")
+        raise WrongValue(f"config.json has image_aspect_ratio {shown(aspect)}; only anyres_max_N is built")
     fields["max_tile_features"] = int(anyres[1])
     # The original's inference falls back to "one_token" here, but all its training used "grid".
     fields["video_newline"] = value_or(published, "mm_newline_position", "grid")
     pinpoints = published.get("image_grid_pinpoints")
     pairs = pinpoints if isinstance(pinpoints, list) else [pinpoints]
     if pinpoints is not None and not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-        raise WrongValue(f"config.json has image_grid_pinpoints {pinpoints!r}; a list of [width, height] is expected")
+        raise WrongValue(
+            f"config.json has image_grid_pinpoints {shown(pinpoints)}; a list of [width, height] is expected"
+        )
     if pinpoints is not None:
         fields["image_grid_pinpoints"] = [[height, width] for width, height in pinpoints]
     dtype = published.get("dtype") or published.get("torch_dtype")
@@ -122,7 +125,7 @@ def vision_fields(published: dict, folder: str | None) -> dict:
         return {}
     counted = value_or(given, "num_hidden_layers", 27) if isinstance(given, dict) else None
     if not isinstance(counted, int):
-        raise WrongValue(f"config.json has vision_config {given!r}; an object with the tower's sizes is expected")
+        raise WrongValue(f"config.json has vision_config {shown(given)}; an object with the tower's sizes is expected")
     sizes = {name: given[name] for name in VISION_FIELDS if name in given}
     held = counted - 1 if folder is None else layers_held(Path(folder), counted - 1)
     if counted - held not in (0, 1):
@@ -137,7 +140,9 @@ def siglip_fields(config: dict) -> dict:
     """Sizes of the tower from a SigLIP2 folder's config (the whole model's or the tower's), less the last layer."""
     tower = SiglipVisionConfig(**config.get("vision_config", config))
     if tower.model_type != "siglip_vision_model" or config.get("model_type") not in ("siglip", "siglip_vision_model"):
-        raise WrongValue(f"the vision tower has model_type {config.get('model_type')!r}; a SigLIP2 folder is expected")
+        raise WrongValue(
+            f"the vision tower has model_type {shown(config.get('model_type'))}; a SigLIP2 folder is expected"
+        )
     sizes = {name: getattr(tower, name) for name in VISION_FIELDS}
     return sizes | {"num_hidden_layers": tower.num_hidden_layers - 1}
 
@@ -158,7 +163,7 @@ def layers_held(folder: Path, otherwise: int) -> int:
 def check_fixed(config: dict, fixed: dict) -> None:
     """Raise ValueError naming the fields whose value is not the one the model is built for."""
     wrong = [
-        f"{name} {config[name]!r} (only {wanted!r} is built)"
+        f"{name} {shown(config[name])} (only {wanted!r} is built)"
         for name, wanted in fixed.items()
         if config.get(name) is not None and config[name] != wanted
     ]
