@@ -265,7 +265,7 @@ def test_a_thousand_mixed_requests_arriving_at_random_get_what_generate_gives_ea
     """One and several pictures and text, every rule and cache, 10 % cancelled, up to 32 at once."""
     model, processor = trained
     chance = random.Random(0)
-    engine = Engine(model, processor, EngineConfig(max_running=32, queue_length=2000, tick_tokens=4096)).start()
+    engine = Engine(model, processor, EngineConfig(max_running=32, queue_length=2000)).start()
     asked, known = [], {}
     for _ in range(1000):
         sampler, question = chance.choice(SAMPLERS), chance.choice(QUESTIONS)

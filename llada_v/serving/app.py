@@ -7,6 +7,7 @@ A client that goes away takes its request with it; one that does not read is dro
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -24,9 +25,11 @@ from .errors import Refused
 from .forms import AttentionRequest, ChatRequest
 from .limits import Limits
 from .looking import add_attention
-from .server import Events, Server, ServerConfig
+from .server import Events, Server, ServerConfig, refused
 from .stream import Writer, completion, head_of, timings_of, usage_of
-from .wire import Wire
+from .wire import ClientStalled, Wire
+
+log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
 PAGE_HEADERS = {
@@ -322,6 +325,11 @@ class EventStream(Response):
             await self.send_data(send, "[DONE]")
         except Refused as error:
             await self.send_data(send, json.dumps(error.body, ensure_ascii=False))
+        except ClientStalled:
+            raise
+        except Exception as error:
+            log.exception("a stream failed")
+            await self.send_data(send, json.dumps(refused(error).body))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def send_data(self, send, text: str) -> None:

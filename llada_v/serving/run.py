@@ -17,6 +17,7 @@ from .server import Server, ServerConfig
 from .wire import PatientProtocol
 
 BACKLOG = 2048
+MOST_HEAD = 64 * 1024  # bytes of a request's head
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -38,20 +39,6 @@ def serve(engine: Engine, config: ServerConfig, limits: Limits, host: str, port:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     listener = listen(host, port)
     app = create_app(engine, config, limits)
-    protocol = type("Protocol", (PatientProtocol,), {"seconds": limits.body_seconds})
-    settings = uvicorn.Config(
-        app,
-        http=protocol,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        backlog=BACKLOG,
-        h11_max_incomplete_event_size=64 * 1024,
-        timeout_graceful_shutdown=max(1, round(stop_seconds)),
-    )
     address, number = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     keys = (
@@ -60,7 +47,24 @@ def serve(engine: Engine, config: ServerConfig, limits: Limits, host: str, port:
         else "; anyone who reaches it may ask (no --api-key)"
     )
     print(f"{config.name} on http://{shown}:{number}{keys}", file=sys.stderr, flush=True)
-    Process(settings, app.state.server).run(sockets=[listener])
+    Process(settings_of(app, limits, stop_seconds), app.state.server).run(sockets=[listener])
+
+
+def settings_of(app, limits: Limits, stop_seconds: float) -> uvicorn.Config:
+    """uvicorn's settings."""
+    return uvicorn.Config(
+        app,
+        http=type("Protocol", (PatientProtocol,), {"seconds": limits.body_seconds}),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        h11_max_incomplete_event_size=MOST_HEAD,
+        timeout_graceful_shutdown=max(1, round(stop_seconds)),
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:

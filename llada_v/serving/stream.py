@@ -56,6 +56,8 @@ class Writer:
         if len(final) < step.end:
             final = final[: max(0, len(final) - self.held_tokens)]
         text = self.plan.decode(final)
+        stops = (text.find(stop) for stop in self.plan.sampler.stop_strings or ())
+        text = text[: min((place for place in stops if place >= 0), default=len(text))]  # the last token may hold one
         text = text[: len(text) - self.held_letters] if self.held_letters else text
         while text.endswith("\ufffd"):  # a character of which some bytes are still masked
             text = text[:-1]
@@ -96,8 +98,7 @@ class Writer:
 
     def logprobs_of(self, positions: list[int]) -> list[dict]:
         """OpenAI's list for the tokens at these positions; what stood there from the start is certain."""
-        given = ((self.canvas[at], 0.0, []) for at in positions)
-        found = (self.logprobs.get(at, certain) for at, certain in zip(positions, given, strict=True))
+        found = (self.logprobs.get(at) or (self.canvas[at], 0.0, []) for at in positions)
         return [
             self.token(token, logprob)
             | {"top_logprobs": [self.token(other, value) for other, value in runners_up if value > -math.inf]}
