@@ -1,4 +1,4 @@
-"""Charts as pictures: a palette, bars, points with intervals, a histogram. Drawn with Pillow alone.
+"""Charts as pictures: a palette, bars, points with intervals, a histogram, lines. Drawn with Pillow alone, or as SVG.
 
 Everything is drawn twice as large and then halved, so that edges are smooth. Sizes are in pixels of what comes out.
 """
@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from html import escape
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -14,6 +16,7 @@ PAPER, INK, MUTED = (255, 255, 255), (32, 33, 36), (110, 114, 120)
 GRID, TRACK = (230, 232, 236), (241, 243, 246)
 BLUE, PALE, GREY, RED = (38, 108, 196), (120, 162, 224), (160, 166, 176), (206, 62, 50)
 CONFIDENCE = ((232, 106, 94), (247, 196, 88), (112, 190, 120))  # red, amber, green: 0, 0.5, 1
+SERIES = (BLUE, (224, 122, 28), (34, 139, 94), (142, 84, 178), RED, GREY)  # of several lines in one chart
 LARGE, TEXT, SMALL = 20, 15, 13  # of letters
 MARGIN = 28
 
@@ -75,6 +78,55 @@ class Sheet:
     def finished(self) -> Image.Image:
         """The picture."""
         return self.image.reduce(2)
+
+
+class Drawing:
+    """The same strokes as on a `Sheet`, as the text of an SVG for a page."""
+
+    ANCHORS = {"l": "start", "m": "middle", "r": "end"}
+
+    def __init__(self, width: int, height: int):
+        self.width, self.height = width, height
+        self.parts: list[str] = []
+
+    def text(self, x: float, y: float, text: str, size: int = TEXT, colour=INK, anchor: str = "lm") -> None:
+        """Letters, their middle at y."""
+        where = self.ANCHORS[anchor[0]]
+        self.parts.append(
+            f'<text x="{x:.1f}" y="{y + 0.35 * size:.1f}" font-size="{size}" fill="{hexed(colour)}" '
+            f'text-anchor="{where}">{escape(text)}</text>'
+        )
+
+    def line(self, *places: tuple[float, float], colour=GRID, width: float = 1) -> None:
+        """A line through places."""
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        self.parts.append(
+            f'<polyline points="{points}" fill="none" stroke="{hexed(colour)}" stroke-width="{width}" '
+            'stroke-linejoin="round"/>'
+        )
+
+    def box(self, left: float, top: float, right: float, bottom: float, colour, radius: float = 0) -> None:
+        """A filled box."""
+        self.parts.append(
+            f'<rect x="{left:.1f}" y="{top:.1f}" width="{max(0, right - left):.1f}" '
+            f'height="{max(0, bottom - top):.1f}" rx="{radius}" fill="{hexed(colour)}"/>'
+        )
+
+    def dot(self, x: float, y: float, radius: float, colour) -> None:
+        """A disc with a rim of paper."""
+        self.parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{hexed(colour)}" stroke="#fff" stroke-width="1.5"/>'
+        )
+
+    def finished(self) -> str:
+        """The SVG."""
+        size = f'viewBox="0 0 {self.width} {self.height}"'
+        return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">{"".join(self.parts)}</svg>'
+
+
+def hexed(colour: tuple[int, int, int]) -> str:
+    """A colour as pages write it."""
+    return "#" + "".join(f"{part:02x}" for part in colour)
 
 
 # Bars
@@ -258,3 +310,123 @@ def histogram(counts: Sequence[int], edges: Sequence[int], limit: int, unit: str
         sheet.box(at - 1, HEAD - 8, at + 1, bottom, RED)
         sheet.text(min(at, right - 30), HEAD - 18, f"limit {limit:,}", SMALL, RED, anchor="mm")
     return sheet.finished()
+
+
+# Lines
+
+LINES_WIDTH, LINES_HEIGHT = 620, 330
+INSET, TITLE, BASE = 58, 62, 34  # margins left of, above and below the axes
+MOST_POINTS = 240  # of one line
+SHOWN = 0.98  # share of a noisy line's values that the axis has room for: first losses would flatten all others
+
+
+@dataclass(frozen=True)
+class Line:
+    """A named line through (x, y), with the half lengths of intervals around y where there are some.
+
+    is_noisy: it is drawn pale, with its running mean over it.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    error: Sequence[float] = ()
+    is_noisy: bool = False
+
+
+def lines(found: Sequence[Line], title: str, told: str = "", sheet_class: Any = Sheet, mark: float | None = None):
+    """Lines over one axis of steps, each with its last value; what `sheet_class` makes of a chart.
+
+    told: the unit or the meaning of y. mark: an x with a thin line, such as the best step.
+    """
+    sheet = sheet_class(LINES_WIDTH, LINES_HEIGHT)
+    right, bottom = LINES_WIDTH - 18, LINES_HEIGHT - BASE
+    sheet.text(INSET, 20, title, TEXT)
+    sheet.text(right, 20, told, SMALL, MUTED, "rm")
+    found = [thinned(line) for line in found if len(line.x)]
+    if not found:
+        sheet.text(LINES_WIDTH / 2, LINES_HEIGHT / 2, "nothing yet", SMALL, MUTED, "mm")
+        return sheet.finished()
+    x_low, x_high = min(line.x[0] for line in found), max(line.x[-1] for line in found)
+    low, high, step = span_of(found)
+
+    def x_of(x: float) -> float:
+        return INSET + (x - x_low) / ((x_high - x_low) or 1) * (right - INSET)
+
+    def y_of(y: float) -> float:
+        return bottom - (min(max(y, low), high) - low) / (high - low) * (bottom - TITLE)
+
+    for number in range(round((high - low) / step) + 1):
+        value = low + number * step
+        sheet.line((INSET, y_of(value)), (right, y_of(value)))
+        sheet.text(INSET - 8, y_of(value), short(value), SMALL, MUTED, "rm")
+    for value in ticks(x_low, x_high):
+        sheet.text(x_of(value), bottom + 16, f"{value:,.0f}", SMALL, MUTED, "mm")
+    if mark is not None and x_low <= mark <= x_high:
+        sheet.line((x_of(mark), TITLE), (x_of(mark), bottom), colour=MUTED)
+    at: float = INSET
+    for line, colour in zip(found, SERIES * len(found), strict=False):
+        places = [(x_of(x), y_of(y)) for x, y in zip(line.x, line.y, strict=True)]
+        if line.is_noisy and len(places) > 8:
+            sheet.line(*places, colour=PALE if colour == BLUE else GRID, width=1)
+            places = [(x_of(x), y_of(y)) for x, y in zip(line.x, running_mean(line.y), strict=True)]
+        for (x, _), y, error in zip(places, line.y, line.error, strict=False):
+            sheet.line((x, y_of(y - error)), (x, y_of(y + error)), colour=colour, width=1)
+        sheet.line(*places, colour=colour, width=2)
+        if len(places) <= 40:
+            for x, y in places:
+                sheet.dot(x, y, 3, colour)
+        name = f"{line.name} {short(line.y[-1])}".strip()
+        if at + width_of(name, SMALL) + 20 <= right:
+            sheet.box(at, 38, at + 10, 48, colour, 2)
+            sheet.text(at + 15, 43, name, SMALL, MUTED)
+        at += width_of(name, SMALL) + 32
+    return sheet.finished()
+
+
+def thinned(line: Line) -> Line:
+    """The line with at most MOST_POINTS points, the means of as many neighbours each."""
+    size = -(-len(line.x) // MOST_POINTS)
+    if size == 1:
+        return line
+    x, y = ([sum(v[n : n + size]) / len(v[n : n + size]) for n in range(0, len(v), size)] for v in (line.x, line.y))
+    return Line(line.name, [*x[:-1], line.x[-1]], y, (), line.is_noisy)
+
+
+def running_mean(values: Sequence[float], share: float = 0.06) -> list[float]:
+    """The mean of each value's neighbours, as many as `share` of all on each side."""
+    reach = max(1, round(share * len(values)))
+    return [sum(part) / len(part) for part in (values[max(0, n - reach) : n + reach + 1] for n in range(len(values)))]
+
+
+def span_of(found: Sequence[Line]) -> tuple[float, float, float]:
+    """Bottom and top of the axis, and the step between its marks."""
+    values = []
+    for line in found:
+        kept = sorted(line.y)[: max(1, math.ceil(SHOWN * len(line.y)))] if line.is_noisy else list(line.y)
+        errors = line.error or [0.0] * len(line.y)
+        values += kept + [y + s * e for y, e in zip(line.y, errors, strict=True) for s in (1, -1) if line.error]
+    low, high = min(values), max(values)
+    if high - low < 1e-12 + 1e-3 * abs(high):
+        low, high = low - (abs(low) / 10 or 0.5), high + (abs(high) / 10 or 0.5)
+    step = round_step((high - low) / 4)
+    return math.floor(low / step) * step, math.ceil(high / step) * step, step
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Round whole numbers between two, about six."""
+    step = max(1.0, round_step((high - low) / 6 or 1))
+    return [step * number for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def round_step(size: float) -> float:
+    """1, 2 or 5 times a power of ten, at least `size`."""
+    power = 10.0 ** math.floor(math.log10(size))
+    return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= 0.999 * size)
+
+
+def short(value: float) -> str:
+    """A value in few letters."""
+    if value and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

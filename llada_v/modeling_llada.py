@@ -14,6 +14,8 @@ A cache (`generation.cache`) holds keys and values of positions that a call does
 to positions that it does not compute. It is an argument: there is one block for all.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -25,6 +27,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_llada_v import LladaConfig
 from .errors import WrongType, WrongValue
+from .packed import PackedRows
 
 POSITIONS_MULTIPLE = 32
 
@@ -111,6 +114,8 @@ class LladaAttention(nn.Module):
     def attend(self, query, key, value, attention_mask=None):
         """The back end's (B, Q, H, K), and its weights."""
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        if isinstance(attention_mask, PackedRows):
+            return attention_mask.attend(attend, self, query, key, value, self.scaling), None
         return attend(self, query, key, value, attention_mask, scaling=self.scaling)
 
 
@@ -230,6 +235,7 @@ class LladaModel(LladaPreTrainedModel):
         cache=None,
         compiled: bool = False,
         use_cache: bool | None = None,
+        lengths: Sequence[int] | None = None,
         **recorded,
     ) -> BaseModelOutput:
         """Hidden states after the final norm.
@@ -244,28 +250,33 @@ class LladaModel(LladaPreTrainedModel):
         cache: a `generation.cache.Cache`, told what this call runs: then the inputs are those positions, and the mask
             covers the whole sequence. Give position_ids with it.
         compiled: run the layers through torch.compile, on a GPU with CUDA graphs.
+        lengths: the only row is rows of so many tokens, one behind the other; each sees itself alone and counts its
+            positions from 0, as if it stood in a batch without filler. There is no mask then.
         use_cache: has no effect; keys that later positions change cannot be kept from left to right.
         recorded: transformers' output_hidden_states, output_attentions (with attn_implementation="eager") and
             return_dict. All layers' states are those of all positions, but the last layer's where `wanted`.
         Masks, positions and `wanted` may be on the CPU: what is read of them then costs no wait for the device.
         Returns last_hidden_state (B, L, D), or (M, D) where wanted, row by row in order of position.
-        Raises ValueError unless exactly one of input_ids and inputs_embeds is given.
+        Raises ValueError unless exactly one of input_ids and inputs_embeds is given, and for lengths that do not fit.
         """
         check_recorded(recorded)
         if (input_ids is None) == (inputs_embeds is None):
             raise WrongValue("give either input_ids or inputs_embeds, not both and not neither")
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         device = hidden.device
+        packed = None if lengths is None else pack(lengths, hidden, attention_mask, cache)
+        if packed is not None and position_ids is None:
+            position_ids = packed.positions()
         if position_ids is None:
             position_ids = default_positions(attention_mask, hidden)
         rotary = rotary_tables(self.config, position_ids.to(device, non_blocking=True), hidden.dtype)
-        mask = self.prepare_mask(attention_mask)
-        mask = None if mask is None else mask.to(device, non_blocking=True)
+        mask = packed or self.prepare_mask(attention_mask)
+        mask = mask.to(device, non_blocking=True) if isinstance(mask, torch.Tensor) else mask
         positions, places = (None, None) if wanted is None else gather_positions(wanted)
         if positions is not None:
             positions, places = (part.to(device, non_blocking=True) for part in (positions, places))
         # Flash attention unpads queries with the keys' mask, so there all positions are computed and picked at the end.
-        picks_in_block = mask is None or mask.dim() == 4 and mask.shape[2] == 1
+        picks_in_block = mask is None or isinstance(mask, torch.Tensor) and mask.dim() == 4 and mask.shape[2] == 1
         picks_in_block &= cache is None or not cache.gives_all
         layers = cache and cache.layers
         run = self.run
@@ -300,6 +311,18 @@ class LladaModel(LladaPreTrainedModel):
         if "flash" in self.config._attn_implementation:
             return attention_mask
         return attention_mask[:, None, None, :].bool()
+
+
+def pack(lengths: Sequence[int], hidden: torch.Tensor, attention_mask, cache) -> PackedRows:
+    """The rows of these lengths. Raises ValueError where they are not those of `hidden` (1, L, D), or are not alone."""
+    if attention_mask is not None or cache is not None:
+        raise WrongValue("lengths say what each token sees; leave attention_mask and cache out")
+    if hidden.shape[0] != 1 or sum(lengths) != hidden.shape[1]:
+        raise WrongValue(
+            f"lengths are those of rows of {sum(lengths)} tokens in one, but the input is {tuple(hidden.shape[:2])}; "
+            "put the rows one behind the other, without filler"
+        )
+    return PackedRows(lengths, hidden.device)
 
 
 def visible(mask: torch.Tensor) -> torch.Tensor:

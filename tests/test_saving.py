@@ -18,6 +18,7 @@ from runs import ROOT, changes_for, largest_difference, losses, small_recipe, we
 
 from llada_v.training import output as output_module
 from llada_v.training import saving, stop
+from llada_v.training.after_save import AfterSave
 from llada_v.training.output import check_data, check_output, held, write_origin
 from llada_v.training.recipe import load_recipe
 from llada_v.training.records import RecordDataset
@@ -306,6 +307,7 @@ MAY_CHANGE = {
     "save_steps": 7,
     "save_total": 1,
     "save_minutes": 15.0,
+    "on_save": "true",
     "log_steps": 9,
     "report_to": ["wandb"],
     "peak_tflops": 5.0,
@@ -476,3 +478,32 @@ def test_a_run_writes_its_log_and_the_traceback_of_what_ended_it_into_the_output
     assert "trainable parameters" in text and "Traceback" in text and "ZeroDivisionError: division by zero" in text
     told = json.loads((Path(recipe.output) / "run.json").read_text())
     assert told == {"status": "failed", "step": 0, "steps": 12, "why": "ZeroDivisionError: division by zero"}
+
+
+# A command after each checkpoint
+
+
+def test_a_command_gets_each_checkpoint_and_the_finished_model(recipe, tmp_path):
+    told = tmp_path / "told"
+    command = f'test -f "$LLADA_V_SAVED/model.safetensors" && echo "$LLADA_V_STEP $LLADA_V_SAVED" >> {told}'
+    output = train(replace(recipe, epochs=0.5, save_steps=1, on_save=command))
+    steps = [line.split(" ", 1) for line in told.read_text().splitlines()]
+    # The first is never passed over, and the last is the model.
+    assert steps[0] == ["1", str(output / "checkpoint-1")] and steps[-1] == ["2", str(output)]
+
+
+def test_a_checkpoint_that_the_command_is_at_work_on_stays_and_the_next_one_is_passed_over(tmp_path, caplog):
+    after = AfterSave('while [ ! -e "$LLADA_V_OUTPUT/go" ]; do sleep 0.05; done; exit 3', tmp_path)
+    folders = []
+    for number in (1, 2, 3):
+        written = saving.clear_writing(tmp_path) / f"checkpoint-{number}"
+        written.mkdir()
+        (written / "trainer_state.json").write_text("{}")
+        saving.publish_checkpoint(written, tmp_path, 1, after.busy_with())
+        folders.append(tmp_path / written.name)
+        after.start(folders[-1], number)
+    assert [folder.exists() for folder in folders] == [True, False, True]
+    assert f"on_save is still at work on {folders[0]}: {folders[2]} is passed over" in caplog.text
+    (tmp_path / "go").touch()
+    after.wait()
+    assert f"on_save ended with status 3 for {folders[0]}" in caplog.text and after.busy_with() is None

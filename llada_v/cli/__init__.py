@@ -22,6 +22,7 @@ VERBS = {
     "serve": "answer over HTTP as OpenAI's API does, with a page: --model ... --port ...",
     "convert": "rewrite published weights as a folder that loads like any other",
     "train": "train a stage: RECIPE [--key value ...]",
+    "runs": "what runs of training did, with their curves: FOLDER ...",
     "budget": "memory that a recipe needs on each device: RECIPE [--key value ...]",
     "merge-lora": "write base model and adapter as one model: ADAPTER DST",
     "average": "write the mean of several models' weights: DST SRC SRC ...",

@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from ..configuration_llada_v import LladaVConfig
 from ..machine import peak_bytes
+from .build import part_of
 from .recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,9 @@ def training_flops(config: LladaVConfig, recipe: Recipe, work: Work) -> float | 
 
 
 class Meter:
-    """Tokens, pictures and floating-point operations of this process since the last reading."""
+    """What this process has worked on since the last reading: see `COUNTS`."""
+
+    COUNTS = ("tokens", "images", "flops", "rows", "masked", "labelled")
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -86,14 +89,14 @@ class Meter:
     def reset(self, step: int) -> None:
         """Begin to count again, when this many optimizer steps have been taken."""
         self.start, self.step = time.perf_counter(), step
-        self.counts = torch.zeros(3, device=self.device)
+        self.counts = torch.zeros(len(self.COUNTS), device=self.device, dtype=torch.float64)
 
-    def add(self, tokens: torch.Tensor, images: int, flops: float | torch.Tensor) -> None:
+    def add(self, *counts: float | torch.Tensor) -> None:
         """Count one forward and backward pass; what is on the device stays there, so that nothing waits for it."""
-        self.counts += torch.stack([torch.as_tensor(x, device=self.device).float() for x in (tokens, images, flops)])
+        self.counts += torch.stack([torch.as_tensor(count, device=self.device).double() for count in counts])
 
     def read(self, step: int) -> tuple[float, int, torch.Tensor]:
-        """Seconds, steps, and (tokens, images, operations) of this process since the last reading; counts again."""
+        """Seconds, steps, and the counts of this process since the last reading; counts again."""
         seconds, steps = time.perf_counter() - self.start, step - self.step
         counts = self.counts
         self.reset(step)
@@ -149,3 +152,33 @@ class ProgressLines(TrainerCallback):
             logs["memory_gib"],
             timedelta(seconds=round(logs["seconds_left"])),
         )
+
+
+class PartNorms(TrainerCallback):
+    """Norms of the gradients by part at the steps that are logged, as shares of the whole one.
+
+    DeepSpeed has taken its step, and scattered the gradients, before there is anything to see: it logs the whole alone.
+    """
+
+    def __init__(self) -> None:
+        self.step = -1
+        self.norms: dict[str, torch.Tensor] = {}
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.step = state.global_step + 1
+        if self.step % args.logging_steps:
+            return
+        grads: dict[str, list] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                grads.setdefault(part_of(name), []).append(parameter.grad)
+        self.norms = {part: torch.stack(torch._foreach_norm(found)).norm() for part, found in grads.items()}
+
+    def logged(self, step: int, whole: float) -> dict[str, float]:
+        """The norms before clipping, whose whole is `whole`; nothing for a step that was not looked at."""
+        if step != self.step or not self.norms:
+            return {}
+        norms = {part: norm.item() for part, norm in self.norms.items()}
+        self.norms = {}
+        scale = whole / (sum(norm**2 for norm in norms.values()) ** 0.5 or 1.0)
+        return {f"grad_norm/{part}": scale * norm for part, norm in norms.items()} if len(norms) > 1 else {}

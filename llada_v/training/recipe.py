@@ -13,7 +13,7 @@ import yaml
 
 from ..data.yaml_text import parse_yaml, read_yaml
 from ..errors import WrongValue
-from ..fields import check, documented, loaded, rules_of, setting
+from ..fields import check, documented, loaded, plain, rules_of, setting
 from ..shipped import recipe_file
 
 PARTS = ("vision_tower", "projector", "language_model")
@@ -102,6 +102,15 @@ class Recipe:
     global_batch_size: int = setting(64, "records of one optimizer step, over all devices", least=1, most=10_000_000)
     micro_batch_size: int = setting(
         1, "records of one forward pass; accumulation follows from the two", least=1, most=1_000_000
+    )
+    pack_length: int = setting(
+        0,
+        "records stand in rows of about so many tokens, several in one and without filler, and do not see each other; "
+        "losses stay the same, short records take less time. A longer record has a row of its own, a step as many "
+        "forward passes as its records need. 0: a row a record",
+        least=0,
+        most=10_000_000,
+        may_change=True,
     )
     epochs: float = setting(1.0, "passes over the records", above=0, most=1_000_000)
     max_steps: int | None = setting(
@@ -200,6 +209,27 @@ class Recipe:
         most=1_000_000_000,
         may_change=True,
     )
+    show_questions: int = setting(
+        0,
+        "how many of the held-out questions are answered after each measurement, for `run.html` in the output, wandb "
+        "and tensorboard to show beside the true answers",
+        least=0,
+        most=1000,
+        may_change=True,
+    )
+    early_stop: int | None = setting(
+        None,
+        "measurements in a row without a lower held-out loss than before after which the run ends as finished",
+        none="it takes all its steps",
+        least=1,
+        most=1_000_000,
+        may_change=True,
+    )
+    keep_best: bool = setting(
+        False,
+        "the weights with the lowest held-out loss so far are kept as a model of their own, `best` in the output",
+        may_change=True,
+    )
     save_steps: int = setting(
         1000,
         "optimizer steps between checkpoints; 0: none before the end",
@@ -216,6 +246,13 @@ class Recipe:
         may_change=True,
     )
     save_total: int = setting(1, "how many checkpoints are kept", least=1, most=1_000_000, may_change=True)
+    on_save: str | None = setting(
+        None,
+        "shell command after each checkpoint and after the finished model, with the folder in $LLADA_V_SAVED and its "
+        "step in $LLADA_V_STEP, as to copy it elsewhere; training goes on meanwhile",
+        none="none",
+        may_change=True,
+    )
     log_steps: int = setting(1, "optimizer steps between log lines", least=1, most=1_000_000_000, may_change=True)
     report_to: list[str] = setting(
         ["tensorboard"], "where numbers go besides the log", choices=("wandb", "tensorboard"), may_change=True
@@ -235,6 +272,11 @@ class Recipe:
         check(self)
         if self.eval_steps and self.eval_data is None:
             raise WrongValue(f"eval_steps is {self.eval_steps}, but there is no eval_data; name some, or set it to 0")
+        for name in ("show_questions", "early_stop", "keep_best"):
+            if getattr(self, name) and self.eval_data is None:
+                raise WrongValue(f"{name} is {plain(getattr(self, name))}, which needs eval_data; name some records")
+        if self.show_questions and self.style != "chat":
+            raise WrongValue(f"show_questions is {self.show_questions}, but style {self.style} answers no questions")
         if self.quantize is not None and not self.lora_rank:
             raise WrongValue(f"quantize is {self.quantize}, but weights in 4 bits cannot learn; set lora_rank")
         if self.quantize is not None and self.deepspeed is not None:
@@ -246,11 +288,23 @@ class Recipe:
             raise WrongValue("in_order needs group_by_length; set both to true, or in_order to false")
         if self.dialogue_causal and self.turns_apart:
             raise WrongValue("dialogue_causal and turns_apart are both true; choose one")
+        if self.pack_length:
+            self.check_packing()
         if self.turn_canvas and not (self.turns_apart and self.train_eos_padding):
             raise WrongValue(
                 f"turn_canvas is {self.turn_canvas}, which needs turns_apart and train_eos_padding; "
                 "set both to true, or turn_canvas to 0"
             )
+
+    def check_packing(self) -> None:
+        """Raise ValueError for what does not go with records that share a row."""
+        others = {"micro_batch_size": 1, "pad_to_multiple_of": 1, "train_eos_padding": False, "dialogue_causal": False}
+        for name, value in (others | {"turns_apart": False, "compile": False}).items():
+            if getattr(self, name) != value:
+                raise WrongValue(
+                    f"pack_length is {self.pack_length}, with which {name} must be {plain(value)}, not "
+                    f"{plain(getattr(self, name))}; change one of them"
+                )
 
     @property
     def hides_turns(self) -> bool:

@@ -17,6 +17,7 @@ from ..errors import BadFile
 log = logging.getLogger(__name__)
 
 WRITING = ".writing"  # what is not whole yet
+BEST = "best"  # the model with the lowest held-out loss
 SEAL = "files.json"  # sizes and checksums of a checkpoint's other files
 LAST = (SEAL, "trainer_state.json")  # the files of a checkpoint that are written last, now and before there were seals
 READERS = 8  # threads that read files for their checksums
@@ -146,8 +147,8 @@ def clear_writing(output: str | Path) -> Path:
     return folder
 
 
-def publish_checkpoint(written: Path, output: str | Path, keep: int) -> None:
-    """Give a whole checkpoint its name, and remove the oldest ones beyond `keep`."""
+def publish_checkpoint(written: Path, output: str | Path, keep: int, spare: Path | None = None) -> None:
+    """Give a whole checkpoint its name, and remove the oldest ones beyond `keep`, but for `spare`, which is in use."""
     output = Path(output)
     seal(written)
     to_disk(written)
@@ -156,7 +157,8 @@ def publish_checkpoint(written: Path, output: str | Path, keep: int) -> None:
         target.rename(output / WRITING / "replaced")
     written.rename(target)
     for folder in checkpoints(output)[:-keep]:
-        folder.rename(output / WRITING / folder.name)
+        if folder != spare:
+            folder.rename(output / WRITING / folder.name)
     to_disk(output, deep=False)
     shutil.rmtree(output / WRITING)
 
@@ -166,6 +168,17 @@ def publish_model(written: Path, output: str | Path) -> None:
     to_disk(written)
     for file in sorted(written.iterdir(), key=lambda file: (file.name in WEIGHTS, file.name)):
         os.replace(file, Path(output) / file.name)
+    to_disk(Path(output), deep=False)
+    shutil.rmtree(Path(output) / WRITING)
+
+
+def publish_best(written: Path, output: str | Path) -> None:
+    """Put the model with the lowest held-out loss in the place of the one before."""
+    to_disk(written)
+    target = Path(output) / BEST
+    if target.exists():
+        target.rename(Path(output) / WRITING / "replaced")
+    written.rename(target)
     to_disk(Path(output), deep=False)
     shutil.rmtree(Path(output) / WRITING)
 

@@ -71,7 +71,9 @@ def train(recipe: Recipe) -> Path:
             with suppress(OSError):  # the disk may be what failed
                 trainer.note("failed", f"{type(error).__name__}: {error}")
             raise
-        trainer.note("stopped" if stop.has_stopped else "finished", stop.why)
+        trainer.note("stopped" if stop.has_stopped else "finished", stop.why or trainer.ended)
+        if trainer.ended is not None:
+            log.info("%s: ended after step %d", trainer.ended, trainer.state.global_step)
         if stop.has_stopped:
             log.info(
                 "%s: stopped after step %d of %d, saved; the same command goes on from there",
@@ -80,6 +82,7 @@ def train(recipe: Recipe) -> Path:
                 trainer.state.max_steps,
             )
         leave_group()
+        trainer.after_save.wait()
     if stop.has_stopped:
         raise Stopped
     return Path(output)

@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,35 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from ..configuration_llada_v import IGNORE
 from ..data.measure import MODALITIES
 from ..errors import WrongValue
 from ..machine import peak_rate
 from ..processes import calm_worker
 from ..processing_llada_v import LladaVProcessor
+from .after_save import AfterSave
 from .build import load_projector, parameter_groups, projector_state, save_projector
 from .dialogue import conversation_ids, dialogue_causal_mask, turn_positions, turns_apart_mask
+from .eyes import Eyes
+from .history import best_measurement, without_gain
 from .noise import HELD_OUT, Draw, Noised, add_noise, complement, draw_noise, token_weights
 from .order import GroupedSampler, ShuffledSampler
 from .output import note_run
+from .packing import PackedRecords, Packer, PackLoader, PackSampler, pack
 from .plan import check_settings, checkpoint_bytes, part_of_group
-from .progress import Meter, ProgressLines, Work, memory_gib, training_flops
+from .progress import Meter, PartNorms, ProgressLines, Work, memory_gib, training_flops
 from .recipe import Recipe
 from .records import RecordDataset
-from .saving import WRITING, clear_writing, newest_checkpoint, publish_checkpoint, publish_model, whole_checkpoint
+from .saving import (
+    BEST,
+    WRITING,
+    clear_writing,
+    newest_checkpoint,
+    publish_best,
+    publish_checkpoint,
+    publish_model,
+    whole_checkpoint,
+)
 from .stop import StopPolitely
 from .zero import forget_gathered, gather, join_deepspeed, offloads, scattered_over
 
@@ -64,6 +79,13 @@ class LladaVTrainer(Trainer):
         self.add_callback(self.stop)
         self.remove_callback(PrinterCallback)
         self.add_callback(ProgressLines(self.meter, self.eval_dataset is not None))
+        self.eyes = Eyes(recipe, self.processing_class, self.eval_dataset, self.compute_loss_context_manager)
+        self.eyes.writers = self.callback_handler.callbacks
+        self.add_callback(self.eyes)
+        self.after_save = AfterSave(recipe.on_save, self.output)
+        self.part_norms = PartNorms()
+        self.add_callback(self.part_norms)
+        self.ended: str | None = None  # why no more steps are taken though some were planned
         tokenizer = self.processing_class.tokenizer
         self.assistant_id = tokenizer.encode("assistant", add_special_tokens=False)[0]
 
@@ -71,11 +93,33 @@ class LladaVTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The diffusion loss of a batch, with the noise of its place in the run."""
-        outputs = self.noised_outputs(model, inputs, self.draw(*inputs["input_ids"].shape))
+        inputs = dict(inputs)
+        places, of_records = inputs.pop("places", None), inputs.pop("of_records", None)
+        rows, length = inputs["input_ids"].shape
+        draw = self.draw(rows, length, places)
+        outputs = self.noised_outputs(model, inputs, draw, of_records)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
-    def noised_outputs(self, model, inputs, draw: Draw):
-        """The model on a noised batch: its loss, head and cross entropy at the masked positions alone, in chunks."""
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """transformers' step, on one batch after the other where those of an optimizer step come together, as rows that
+        hold several records do."""
+        if not self.recipe.pack_length:
+            return super().training_step(model, inputs, num_items_in_batch)
+        loss = torch.zeros((), device=self.args.device)
+        for number, batch in enumerate(inputs):
+            is_last = number == len(inputs) - 1
+            self.accelerator.gradient_state._set_sync_gradients(is_last)
+            waits = is_last or self.is_deepspeed_enabled
+            with nullcontext() if waits else self.accelerator.no_sync(model):
+                loss += super().training_step(model, batch)
+        return loss
+
+    def noised_outputs(self, model, inputs, draw: Draw, of_records: int | None = None):
+        """The model on a noised batch: its loss, head and cross entropy at the masked positions alone, in chunks.
+
+        of_records: how many records the optimizer step has, where the batch's go into one row and other rows hold more
+            or fewer; the loss then is the batch's part of the step's, times the number of processes.
+        """
         inputs = dict(inputs)
         labels, input_ids = inputs.pop("labels"), inputs.pop("input_ids")
         recipe, config = self.recipe, self.model.config
@@ -102,20 +146,23 @@ class LladaVTrainer(Trainer):
                 inputs["position_ids"] = torch.cat((inputs["position_ids"],) * 2)
         targets = labels[noised.is_masked]
         if model.training:
-            self.count(lengths, len(targets), inputs)
+            self.count(lengths, len(targets), (labels != IGNORE).sum(), inputs)
         if "pixel_values" not in inputs:
             # On every device the same modules run: a batch without pictures would leave the others waiting.
             side = config.tile_size
             inputs["idle_tiles"] = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=input_ids.device)
+        inputs |= {"input_ids": noised.input_ids, "logits_at": noised.is_masked}
         weights = token_weights(labels, noised.is_masked, noised.p_mask)
-        return model(input_ids=noised.input_ids, logits_at=noised.is_masked, targets=targets, weights=weights, **inputs)
+        if of_records is not None:
+            weights, inputs = weights * (rows * self.args.world_size / of_records), pack(inputs)
+        return model(targets=targets, weights=weights, **inputs)
 
-    def draw(self, num_rows: int, length: int) -> Draw:
+    def draw(self, num_rows: int, length: int, places: torch.Tensor | None = None) -> Draw:
         """The random numbers of the next micro-batch: those of its rows' places in the step's global batch."""
         recipe, step = self.recipe, self.state.global_step
         self.micro_step = (step, self.micro_step[1] + 1) if self.micro_step[0] == step else (step, 0)
         first = (self.micro_step[1] * self.args.world_size + self.args.process_index) * recipe.micro_batch_size
-        rows = range(first, first + num_rows)
+        rows = range(first, first + num_rows) if places is None else places.tolist()
         return draw_noise(recipe.seed, step, rows, recipe.global_batch_size, length, recipe.t_min, recipe.antithetic_t)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
@@ -140,28 +187,50 @@ class LladaVTrainer(Trainer):
         metrics = {"eval_loss": losses.mean().item(), "eval_error": (losses.std() / len(losses) ** 0.5).item()}
         modalities = torch.from_numpy(np.array(records.measures()[1]))
         for number, name in enumerate(MODALITIES):
-            metrics |= mean_of(losses[modalities == number], f"eval_loss/{name}")
+            found = losses[modalities == number]
+            metrics |= mean_of(found, f"eval_loss/{name}")
+            if len(found) > 1:
+                metrics[f"eval_error/{name}"] = (found.std() / len(found) ** 0.5).item()
         for level in range(10):
             metrics |= mean_of(losses[levels == level], f"eval_noise/{level / 10:.1f}")
-        self.meter.start += time.perf_counter() - start
         self.log(metrics)
+        if self.recipe.keep_best and best_measurement(self.state.log_history)[0] == self.state.global_step:
+            self.save_best()
         self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
+        self.control = self.end_early(self.control)
+        seconds = time.perf_counter() - start
+        self.meter.start += seconds
+        self.eyes.seconds += seconds
         return metrics
+
+    def end_early(self, control):
+        """The run's control, with its end and a checkpoint where the held-out loss has not fallen for too long."""
+        patience, history = self.recipe.early_stop, self.state.log_history
+        if patience is not None and without_gain(history) >= patience:
+            step, loss = best_measurement(history)
+            self.ended = f"the held-out loss has not fallen since step {step}, where it was {loss:.4f}"
+            control.should_training_stop = control.should_save = True
+        return control
 
     def held_out_noise(self, numbers: Sequence[int], length: int) -> Draw:
         """The noise of held-out records."""
         recipe, count = self.recipe, len(self.eval_dataset)
         return draw_noise(recipe.seed, HELD_OUT, numbers, count, length, recipe.t_min, antithetic_t=True)
 
-    def count(self, lengths: torch.Tensor, positions: int, inputs: dict) -> None:
-        """Note what a forward and backward pass works on: lengths of the rows without filler, logits, pictures."""
+    def count(self, lengths: torch.Tensor, positions: int, labelled: torch.Tensor, inputs: dict) -> None:
+        """Note what a forward and backward pass works on: lengths of the rows without filler, logits, pictures.
+
+        positions, labelled: masked tokens, and those that could have been.
+        """
         images, tiles = (len(inputs[key]) if key in inputs else 0 for key in ("image_sizes", "pixel_values"))
         lengths, copies = lengths.float(), inputs.get("copies", 1)
         work = Work(copies * lengths.sum(), copies * lengths.square().sum(), tiles, positions)
-        self.meter.add(lengths.sum(), images, training_flops(self.model.config, self.recipe, work))
+        flops = training_flops(self.model.config, self.recipe, work)
+        self.meter.add(lengths.sum(), images, flops, len(lengths) * copies, positions, labelled)
 
     def _run_epoch(self, *args, **kwargs):
         """Nothing where the last step was taken already: a run may be killed between it and the finished model."""
+        self.control = self.end_early(self.control)  # a run that has ended so may be killed before it is finished, too
         if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
             self.note("running")
             super()._run_epoch(*args, **kwargs)
@@ -170,9 +239,28 @@ class LladaVTrainer(Trainer):
 
     def get_train_dataloader(self):
         """The loader, whose workers leave signals to this process."""
+        if self.recipe.pack_length:
+            records = PackedRecords(self.train_dataset, self.model.config.pad_token_id)
+            return PackLoader(
+                records,
+                batch_sampler=self.pack_sampler(),
+                collate_fn=Packer(self.data_collator),
+                num_workers=self.args.dataloader_num_workers,
+                worker_init_fn=calm_worker,
+                pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+            )
         loader: Any = super().get_train_dataloader()  # accelerate's, around torch's
         loader.base_dataloader.worker_init_fn = calm_worker
         return loader
+
+    def pack_sampler(self) -> PackSampler:
+        """The rows of this process."""
+        recipe, args = self.recipe, self.args
+        lengths, _ = self.train_dataset.measures()
+        order = self._get_train_sampler()
+        return PackSampler(
+            order, lengths, recipe.global_batch_size, recipe.pack_length, args.process_index, args.world_size
+        )
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of the next step. Where a loader's worker was killed, this process reads them itself."""
@@ -189,9 +277,16 @@ class LladaVTrainer(Trainer):
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
-    def read_step(self, num_batches: int) -> list[dict]:
+    def read_step(self, num_batches: int) -> list:
         """The micro-batches of the next step on this process, as the loader gives them, without one."""
         args, size = self.args, self.args.per_device_train_batch_size
+        if self.recipe.pack_length:
+            packs = self.pack_sampler()
+            epoch, step = divmod(self.state.global_step, len(packs))
+            packs.set_epoch(epoch)
+            records = PackedRecords(self.train_dataset, self.model.config.pad_token_id)
+            chosen = next(islice(iter(packs), step, None))
+            return [Packer(self.data_collator)([records[row] for row in chosen])]
         per_epoch = len(self.train_dataset) // size // args.world_size
         epoch, step = divmod(self.state.global_step, -(-per_epoch // args.gradient_accumulation_steps))
         sampler = self._get_train_sampler()
@@ -222,7 +317,8 @@ class LladaVTrainer(Trainer):
         """A log entry, with rates, speed, memory and the time that is left where it is about training."""
         if "loss" in logs:
             self.check_loss(logs["loss"])
-            logs |= self.rates() | self.speed()
+            norms = self.part_norms.logged(self.state.global_step, logs.get("grad_norm", 0.0))
+            logs |= norms | self.rates() | self.speed()
         super().log(logs, start_time)
 
     def check_loss(self, loss: float) -> None:
@@ -247,8 +343,12 @@ class LladaVTrainer(Trainer):
         if self.peak_flops is None:
             self.peak_flops = peak_rate(args.device, torch.bfloat16 if args.bf16 else torch.float32)
         seconds, steps, counts = self.meter.read(state.global_step)
-        tokens, images, flops = self.accelerator.reduce(counts, "sum").tolist()
+        tokens, images, flops, rows, masked, labelled = self.accelerator.reduce(counts, "sum").tolist()
+        copies = 2 if self.recipe.complementary_masking else 1
         return {
+            "mean_length": copies * tokens / rows,
+            "mean_answer": labelled / rows,
+            "masked_share": masked / max(labelled, 1),
             "tokens_per_second": tokens / seconds,
             "images_per_second": images / seconds,
             "mfu": flops / seconds / (self.peak_flops * args.world_size),
@@ -268,7 +368,8 @@ class LladaVTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             folder = self.writing / f"checkpoint-{self.state.global_step}"
-            publish_checkpoint(folder, self.output, self.recipe.save_total)
+            publish_checkpoint(folder, self.output, self.recipe.save_total, self.after_save.busy_with())
+            self.after_save.start(self.output / folder.name, self.state.global_step)
         self.writing = None
         self.accelerator.wait_for_everyone()
 
@@ -320,6 +421,7 @@ class LladaVTrainer(Trainer):
         """Write how the run stands into the output folder."""
         if self.is_world_process_zero():
             note_run(self.output, status, self.state.global_step, self.state.max_steps, why)
+            self.eyes.write_page(self.state, status)
 
     def finish(self) -> None:
         """Put the finished model at the top of the output folder, whole or not at all.
@@ -327,7 +429,7 @@ class LladaVTrainer(Trainer):
         Raises ValueError where a step of those that were planned was not taken, or none was planned.
         """
         taken, planned = self.state.global_step, self.state.max_steps
-        if not 0 < planned <= taken:
+        if not 0 < planned <= taken and self.ended is None:
             raise WrongValue(
                 f"{taken} optimizer steps were taken, of {planned} that epochs {self.recipe.epochs:g} and max_steps "
                 f"{self.recipe.max_steps} make: there is no finished model"
@@ -337,6 +439,18 @@ class LladaVTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             publish_model(self.writing / "finished", self.output)
+            self.after_save.wait()
+            self.after_save.start(self.output, taken)
+        self.writing = None
+        self.accelerator.wait_for_everyone()
+
+    def save_best(self) -> None:
+        """Keep the weights as `best`, whole or not at all, in place of those before."""
+        self.start_writing()
+        self.save_model(str(self.writing / BEST))
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            publish_best(self.writing / BEST, self.output)
         self.writing = None
         self.accelerator.wait_for_everyone()
 
@@ -375,7 +489,7 @@ def training_arguments(recipe: Recipe, num_devices: int, **changes) -> TrainingA
     settings: dict[str, Any] = dict(
         output_dir=recipe.output,
         per_device_train_batch_size=recipe.micro_batch_size,
-        gradient_accumulation_steps=recipe.accumulation(num_devices),
+        gradient_accumulation_steps=1 if recipe.pack_length else recipe.accumulation(num_devices),
         num_train_epochs=recipe.epochs,
         max_steps=recipe.max_steps or -1,
         learning_rate=recipe.learning_rate,

@@ -1,0 +1,48 @@
+"""What a run has logged and answered, one JSON object a line beside its checkpoints, cut where it goes on from before.
+
+history.jsonl      every log entry with its step
+answers.jsonl      every answer to the questions that are shown
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+HISTORY, ANSWERS = "history.jsonl", "answers.jsonl"
+
+
+def read_lines(file: str | Path) -> list[dict]:
+    """The objects of a file's whole lines; none where there is no file."""
+    if not Path(file).is_file():
+        return []
+    return [json.loads(line) for line in Path(file).read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def write_lines(file: str | Path, entries: Iterable[dict]) -> None:
+    """Write a file of these objects in place of what is there."""
+    draft = Path(file).with_name(f".{Path(file).name}")
+    draft.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    os.replace(draft, file)
+
+
+def add_lines(file: str | Path, entries: Iterable[dict]) -> None:
+    """Write these objects behind what is there."""
+    with Path(file).open("a") as stream:
+        stream.write("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def held_out(history: Iterable[dict]) -> list[tuple[int, float]]:
+    """(step, loss) of the measurements on held-out records."""
+    return [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
+
+
+def best_measurement(history: Iterable[dict]) -> tuple[int, float] | None:
+    """(step, loss) of the first measurement that none has gone below; None where there was none."""
+    return min(held_out(history), key=lambda found: found[1], default=None)
+
+
+def without_gain(history: Iterable[dict]) -> int:
+    """How many measurements have followed the best one."""
+    losses = [loss for _, loss in held_out(history)]
+    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
