@@ -36,6 +36,16 @@ def unbroken(tiny_folder, toys, tmp_path_factory):
     return train(small_recipe(tiny_folder, toys, tmp_path_factory.mktemp("unbroken") / "run", epochs=2.0, workers=2))
 
 
+@pytest.fixture(autouse=True)
+def heard_signals():
+    """Signals that end a program, also where the tests were started by nohup or in the background, which ignore some."""
+    before = {name: signal.signal(getattr(signal, name), signal.SIG_DFL) for name in ("SIGHUP", "SIGINT")}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for name, handler in before.items():
+        signal.signal(getattr(signal, name), handler)
+
+
 class Started:
     """A run in a session of its own, started as a user would, with as many threads as this process; what it says."""
 

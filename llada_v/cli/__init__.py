@@ -5,6 +5,7 @@ what `--help` says. What a verb works with is imported when it runs.
 """
 
 import errno
+import logging
 import os
 import sys
 from argparse import REMAINDER
@@ -15,6 +16,8 @@ from ..errors import UserError
 from .parser import Parser
 
 TRACEBACK = "LLADA_V_TRACEBACK"
+# What torchao and torch say when transformers imports torchao: that kernels for some GPUs are not for this machine.
+CHATTY = ("torchao", "torch.utils._pytree")
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 VERBS = {
     "generate": "answer questions about pictures or a video",
@@ -51,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_verb(name: str, argv: list[str]) -> int | None:
     """Parse the words behind a verb and run it."""
+    for chatty in CHATTY:
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     verb = import_module(f".{name.replace('-', '_')}", __package__)
     parser = Parser(prog=f"llada-v {name}", description=verb.__doc__)
     verb.add_arguments(parser)
