@@ -38,7 +38,7 @@ def unbroken(tiny_folder, toys, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def heard_signals():
-    """Signals that end a program, also where the tests were started by nohup or in the background, which ignore some."""
+    """Signals that end a program, also where nohup or a shell in the background had the tests ignore some."""
     before = {name: signal.signal(getattr(signal, name), signal.SIG_DFL) for name in ("SIGHUP", "SIGINT")}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
