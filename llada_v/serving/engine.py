@@ -413,7 +413,7 @@ class Engine:
                 tokens, logits = tokens - rows * width, logits - open_logits
                 chosen.append(job)
                 self.counts["positions"] += rows * width
-                self.waits.append(self.tick_number - job.since)
+                self.waits.append(max(0, self.tick_number - job.since - 1))
             else:
                 job.ticks_waited += 1
         return chosen
