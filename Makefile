@@ -1,5 +1,5 @@
 # `make demo` and `make test` work on a fresh clone: each installs what it needs, once.
-.PHONY: demo serve test test-slow lint train-tiny judge bench eval-tiny docs lock test-versions check-wheel check-platforms
+.PHONY: demo serve test test-slow test-browser lint train-tiny judge bench eval-tiny docs lock test-versions check-wheel check-platforms
 python = .venv/bin/python
 
 demo:
@@ -17,7 +17,12 @@ test:
 
 test-slow:
 	bash init_env.sh dev
-	$(python) -m pytest -m "not gpu"
+	$(python) -m pytest -m "not gpu and not browser"
+
+# Needs a Chromium: apt-get install chromium, or CHROMIUM=/path/to/it.
+test-browser:
+	bash init_env.sh dev browser cluster
+	$(python) -m pytest -m browser
 
 lint:
 	bash init_env.sh dev

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv and installs the project into it:
-#   bash init_env.sh [--latest] [train|video|eval|quantize|structured|serve|world|docs|dev|flash-attn|all ...]
+#   bash init_env.sh [--latest] [train|video|eval|quantize|structured|serve|browser|cluster|world|docs|dev|flash-attn|all ...]
 #
 # Without extras: what answering questions needs. `dev` is everything that tests and checks need, `all` the same; neither
 # has flash-attn, which needs a CUDA compiler. Extras add up over calls. Nothing is done where all is there already.
@@ -26,8 +26,8 @@ for extra in "$@"; do
     case $extra in
         --latest) latest=true ;;
         all | dev) extras+=(train video eval quantize structured serve world docs dev) ;;
-        train | video | eval | quantize | structured | serve | world | docs | flash-attn) extras+=("$extra") ;;
-        *) fail "unknown extra '$extra'; choose from train, video, eval, quantize, structured, serve, world, docs, dev, flash-attn, all" 2 ;;
+        train | video | eval | quantize | structured | serve | browser | cluster | world | docs | flash-attn) extras+=("$extra") ;;
+        *) fail "unknown extra '$extra'; choose from train, video, eval, quantize, structured, serve, browser, cluster, world, docs, dev, flash-attn, all" 2 ;;
     esac
 done
 

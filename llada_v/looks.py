@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from .anyres import Layout, grid_map, num_features, pooled_side, unpadded
-from .modeling_llada import LladaBlock, LladaModel, at_positions, rotary_tables, rotate, turned_at
+from .modeling_llada import LladaModel, at_positions, rotary_tables, rotate, turned_at
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def attention_row(trunk: LladaModel, embeds: torch.Tensor, position: int) -> tor
     return total / len(trunk.layers)
 
 
-def row_of(layer: LladaBlock, hidden: torch.Tensor, rotary, at: torch.Tensor) -> torch.Tensor:
-    """The row (H, L) of a layer's attention at the position `at` (1, 1), float32."""
+def row_of(layer, hidden: torch.Tensor, rotary, at: torch.Tensor) -> torch.Tensor:
+    """The row (H, L) of a `LladaBlock`'s attention at the position `at` (1, 1), float32."""
     attention, normed = layer.self_attn, layer.input_layernorm(hidden)
     key = rotate(attention.split_heads(attention.k_proj(normed)), *rotary)
     query = rotate(attention.split_heads(attention.q_proj(at_positions(normed, at))), *turned_at(rotary, at))
@@ -62,13 +62,13 @@ def looks_of(weights: torch.Tensor, visuals: list, config) -> list[Look]:
 
     visuals: (layout, (height, width), tiles) of each; see `LladaVModel.list_visuals`.
     """
-    counts = [num_features(layout, *size, config, frames=tiles) for layout, size, tiles in visuals]
+    counts = [num_features(layout, height, width, config, tiles) for layout, (height, width), tiles in visuals]
     found = []
-    for number, (part, (layout, size, tiles)) in enumerate(zip(weights.split(counts), visuals, strict=True)):
+    for number, (part, (layout, (height, width), tiles)) in enumerate(zip(weights.split(counts), visuals, strict=True)):
         if layout == Layout.VIDEO:
             found += [Look(number, frame, weights) for frame, weights in enumerate(frame_maps(part, tiles, config))]
         else:
-            found.append(Look(number, None, picture_map(part, layout, *size, config)))
+            found.append(Look(number, None, picture_map(part, layout, height, width, config)))
     return found
 
 

@@ -60,9 +60,9 @@ def test_every_dependency_has_a_lower_bound_and_an_upper_one_or_is_a_tool():
         assert bounded or requirement.name == "llada-v", str(requirement)
 
 
-def test_the_extra_for_tests_has_every_other_but_the_one_that_needs_a_gpu():
+def test_the_extra_for_tests_has_every_other_but_what_needs_a_gpu_a_browser_or_a_cluster():
     whole = next(requirement for requirement in map(Requirement, EXTRAS["dev"]) if requirement.name == "llada-v")
-    assert whole.extras == set(EXTRAS) - {"dev", "flash-attn"}
+    assert whole.extras == set(EXTRAS) - {"dev", "flash-attn", "browser", "cluster"}
 
 
 def test_init_env_knows_every_extra():

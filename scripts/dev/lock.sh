@@ -7,8 +7,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 torch=${TORCH:-$(sed -n 's/^# torch==//p' constraints.txt)}
 apart='torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+' # torch, what comes with it, and what must fit it
-versions=$(.venv/bin/python -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
-    --constraints <(echo "torch==$torch") --prerelease disallow --upgrade --quiet --no-header --no-annotate)
+versions=$(.venv/bin/python -m uv pip compile pyproject.toml --extra dev --extra browser --extra cluster --universal --python-version 3.11 \
+    --constraints <(echo "torch==$torch") --prerelease if-necessary --upgrade --quiet --no-header --no-annotate)
 
 cat >constraints.txt <<END
 # Made by \`make lock\`: the set that CI installs, for every extra and Python 3.11 to 3.13 on Linux, macOS and Windows.

@@ -9,13 +9,13 @@
 const MOST_SIDE = 2400; // of a picture that is sent: more than any model here looks at
 const RUNNERS_UP = 5;
 const REPLAY_SECONDS = 5;
-const SUGGESTIONS = ["How many objects are there?", "What colour is the circle?", "Is the blue square above the green circle?", "Describe the picture."];
+const SUGGESTIONS = ["How many objects are there?", "What colour is the circle?", "Is the blue square above the green circle?", "How many squares and circles are there together? /think"];
 const FIRST_FIELDS = ["preset", "gen_length", "temperature", "steps", "block_length"];
 const LEFT_OUT = ["stop_token_ids", "suffix_token_ids"];
 const COMPARED = [["plain", "exact"], ["fast", "fast"]];
 const KEPT_IN_COMPARISON = ["gen_length", "temperature"];
 
-const page = { card: null, turns: [], pending: [], stop: null, settings: {}, seed: null, key: sessionStorage.getItem("key"), chosen: null };
+const page = { card: null, turns: [], pending: [], stop: null, settings: {}, seed: null, thinks: null, key: sessionStorage.getItem("key"), chosen: null };
 const $ = (selector, root = document) => root.querySelector(selector);
 
 function make(tag, properties = {}, ...children) {
@@ -143,7 +143,7 @@ function crown(runs) {
 
 class Run {
   constructor(name, messages, diffusion) {
-    Object.assign(this, { name, messages, diffusion, frames: [], text: "", timings: null, usage: null, error: null, isWhole: false, at: 0 });
+    Object.assign(this, { name, messages, diffusion, thinks: page.thinks, frames: [], text: "", timings: null, usage: null, error: null, isWhole: false, at: 0 });
     const length = Number(diffusion.gen_length ?? page.card?.diffusion?.gen_length);
     this.length = Number.isInteger(length) ? length : 32; // "auto" begins with so many
     this.draw();
@@ -154,6 +154,7 @@ class Run {
     const body = { messages: this.messages, stream: true, stream_options: { include_usage: true }, diffusing: true,
       logprobs: true, top_logprobs: RUNNERS_UP, diffusion: this.diffusion };
     if (page.seed !== null) body.seed = page.seed;
+    if (this.thinks !== null) body.enable_thinking = this.thinks;
     try {
       for await (const event of events(body, signal)) {
         if (event.type === "diffusion_frame") {
@@ -287,19 +288,20 @@ class Run {
 function drawToken(cell, token) {
   const [blank, word] = [cell.firstChild, cell.lastChild];
   const isMasked = token.state === "masked";
-  const lead = isMasked ? "" : token.text.match(/^\s*/)[0];
-  const rest = isMasked ? "" : token.text.slice(lead.length);
-  const shown = isMasked ? "" : rest || (lead.includes("\n") ? "↵" : "␣");
+  const isBlank = !token.text.trim();
+  const lead = isMasked || isBlank ? "" : token.text.match(/^\s*/)[0];
+  const shown = isMasked ? "" : token.text.slice(lead.length);
   if (blank.data !== lead) blank.data = lead;
   if (word.textContent !== shown) word.textContent = shown;
   const isNew = token.state === "new" && word.classList.contains("mask");
-  word.className = isMasked ? "tok mask" : `tok${isNew ? " new" : ""}${rest ? "" : " space"}`;
+  word.className = isMasked ? "tok mask" : `tok${isNew ? " new" : ""}`;
   if (isMasked) {
-    for (const name of ["role", "tabindex", "title", "aria-pressed"]) word.removeAttribute(name);
+    for (const name of ["role", "tabindex", "title", "aria-pressed", "aria-label"]) word.removeAttribute(name);
     word.style.removeProperty("--p");
     return;
   }
   word.role = "button";
+  word.ariaLabel = isBlank ? "blank" : null;
   word.title = percent(token.probability ?? 1);
   word.style.setProperty("--p", token.probability ?? 1);
 }
@@ -358,7 +360,7 @@ async function inspect(run, place) {
   details.append(looked);
   page.looking = new AbortController();
   try {
-    const body = { messages: run.messages, answer: canvasBefore(run, step), position: place };
+    const body = { messages: run.messages, answer: canvasBefore(run, step), position: place, ...(run.thinks !== null && { enable_thinking: run.thinks }) };
     const found = await (await call("v1/diffusion/attention", body, page.looking.signal)).json();
     drawLooks(looked, found, page.turns.slice(0, page.turns.indexOf(turn) + 1).filter((each) => each === turn || each.runs.every((one) => one.isWhole)).flatMap((each) => each.pictures));
   } catch (error) {
@@ -484,7 +486,11 @@ function drawFields(properties) {
   };
   const seed = field("seed", "seed", make("input", { type: "number", min: 0, step: 1, placeholder: "chance", value: page.seed ?? "" }), "The same seed gives the same answer where chance has a part.");
   $("input", seed).onchange = (event) => (page.seed = event.target.value === "" ? null : Number(event.target.value));
-  $("#fields").replaceChildren(...first.map((name) => settingField(name, properties[name])), seed, key);
+  const options = [["", "as asked"], ["true", "yes"], ["false", "no"]].map(([value, textContent]) => make("option", { value, textContent }));
+  const think = field("think", "think first", make("select", {}, ...options), "Ends the question as the reasoning data does, with /think or /no_think.");
+  $("select", think).value = String(page.thinks ?? "");
+  $("select", think).onchange = (event) => (page.thinks = { true: true, false: false }[event.target.value] ?? null);
+  $("#fields").replaceChildren(...first.map((name) => settingField(name, properties[name])), think, seed, key);
   $("#more-fields").replaceChildren(...names.filter((name) => !first.includes(name)).map((name) => settingField(name, properties[name])));
 }
 
@@ -776,10 +782,16 @@ function begin() {
   $("#fresh").onclick = startAgain;
   $("#theme").onclick = () => setTheme(getComputedStyle(document.documentElement).colorScheme === "dark" || (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches) ? "light" : "dark");
   $("#open-settings").onclick = () => $("#settings").showModal();
-  $("#settings").onclick = (event) => event.target === $("#settings") && $("#settings").close();
+  $("#settings form").onsubmit = (event) => {
+    event.preventDefault(); // the page's policy lets no form go anywhere, not even a dialog's
+    $("#settings").close();
+  };
+  $("#settings").onclick = (event) => {
+    if (event.target === $("#settings")) $("#settings").close();
+  };
   $("#defaults").onclick = () => {
     page.settings = {};
-    page.seed = null;
+    page.seed = page.thinks = null;
     greet();
   };
   $("#close-inspector").onclick = closeInspector;
