@@ -17,11 +17,11 @@ test:
 
 test-slow:
 	bash init_env.sh dev
-	$(python) -m pytest -m "not gpu and not browser"
+	$(python) -m pytest -m "not gpu and not browser and not cluster"
 
 # Needs a Chromium: apt-get install chromium, or CHROMIUM=/path/to/it.
 test-browser:
-	bash init_env.sh dev browser cluster
+	bash init_env.sh dev browser
 	$(python) -m pytest -m browser
 
 lint:
