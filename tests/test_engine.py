@@ -11,6 +11,7 @@ from llada_v import SamplerConfig
 from llada_v.answering import load
 from llada_v.conversation import user_message
 from llada_v.errors import WrongValue
+from llada_v.serving import packing
 from llada_v.serving.engine import Engine, EngineConfig, Failed, Finished, Full, Request, Step, Stopping, TooLarge
 from llada_v.serving.pool import Pool
 from llada_v.toyworld import make_scene
@@ -115,6 +116,37 @@ def test_every_kind_of_request_gets_beside_others_what_generate_gives_it_alone(t
         assert isinstance(event, Finished), (number, event)
         assert (event.token_ids, event.text) == (ids, text), number
     assert engine.pool.used == 0 and not engine.running
+
+
+def test_fused_attention_reads_the_same_keys_as_sequence_by_sequence(trained, monkeypatch):
+    """The kernel itself needs a GPU; what it is told is checked with a plain one."""
+    model, processor = trained
+    calls = []
+
+    def plain(query, key, value, query_ends, key_ends, most_queries, most_keys, scale, enable_gqa):
+        calls.append(len(query_ends) - 1)
+        found = []
+        for place in range(len(query_ends) - 1):
+            asked, seen = (slice(ends[place], ends[place + 1]) for ends in (query_ends, key_ends))
+            parts = (part.transpose(0, 1)[None] for part in (query[asked], key[seen], value[seen]))
+            found.append(torch.nn.functional.scaled_dot_product_attention(*parts, scale=scale)[0].transpose(0, 1))
+        assert most_queries == query_ends.diff().max() and most_keys == key_ends.diff().max()
+        return torch.cat(found)
+
+    monkeypatch.setattr(packing, "varlen_attn", plain)
+    monkeypatch.setattr(packing, "mixer_of", lambda device, dtype: packing.fused)
+    samplers = [sampler for sampler in SAMPLERS if sampler.cache != "dllm"]
+    asked = [
+        (inputs_of(processor, QUESTIONS[number % 4], [picture(number)]), each) for number, each in enumerate(samplers)
+    ]
+    expected = [alone(model, processor, inputs, sampler, seed=7) for inputs, sampler in asked]
+    engine, listeners = Engine(model, processor), [Listener() for _ in asked]
+    for (inputs, sampler), listener in zip(asked, listeners, strict=True):
+        engine.submit(Request(inputs, sampler, listener, seed=7))
+    while engine.queue or engine.running:
+        engine.tick()
+    assert [listener.result()[0].token_ids for listener in listeners] == [ids for ids, _ in expected]
+    assert max(calls) > 1
 
 
 def test_steps_tell_what_each_revealed_and_how_sure_it_was(trained, engine):

@@ -58,6 +58,23 @@ class Span:
     length: int
 
 
+@dataclass
+class Bundle:
+    """Sequences that one fused call serves.
+
+    reads: whether their keys stand in the pool. rows, columns: their queries in the pack, and their keys there or in
+    the pool, one sequence after the other. query_ends, key_ends: (sequences + 1,) where each ends, from 0 on.
+    """
+
+    reads: bool
+    rows: torch.Tensor
+    columns: torch.Tensor
+    query_ends: torch.Tensor
+    key_ends: torch.Tensor
+    most_queries: int
+    most_keys: int
+
+
 class Pack:
     """The parts of one run, laid out.
 
@@ -68,6 +85,7 @@ class Pack:
 
     def __init__(self, parts: list[Part], device: torch.device):
         self.spans: list[Span] = []
+        self.made: dict[bool, list[Bundle]] = {}
         positions, self.places, slots, kept = [], [], [], []
         first = asked = 0
         for part in parts:
@@ -106,6 +124,30 @@ class Pack:
     def put(self, tensor: torch.Tensor) -> torch.Tensor:
         """On the device, without waiting for it."""
         return tensor.to(self.device, non_blocking=True)
+
+    def bundles(self, is_last: bool) -> list[Bundle]:
+        """The sequences for fused calls; those of all layers but the last are alike, and made once."""
+        if is_last not in self.made:
+            groups = ([span for span in self.spans if (span.start is not None) == reads] for reads in (False, True))
+            self.made[is_last] = [self.bundle(spans, is_last) for spans in groups if spans]
+        return self.made[is_last]
+
+    def bundle(self, spans: list[Span], is_last: bool) -> Bundle:
+        """Sequences whose keys stand in the same place."""
+        reads = spans[0].start is not None
+        asked = [span.asked if is_last else span.at for span in spans]
+        widths = [at.stop - at.start for at in asked]
+        starts = [span.at.start if span.start is None else span.start for span in spans]
+        lengths = [span.length if reads else span.at.stop - span.at.start for span in spans]
+        return Bundle(
+            reads,
+            self.put(torch.cat([torch.arange(at.start, at.stop) for at in asked])),
+            self.put(torch.cat([torch.arange(at, at + count) for at, count in zip(starts, lengths, strict=True)])),
+            self.put(torch.tensor([0, *accumulate(widths)], dtype=torch.int32)),
+            self.put(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)),
+            max(widths),
+            max(lengths),
+        )
 
 
 class PackedLayer:
@@ -153,26 +195,16 @@ def fused(layer: PackedLayer, attention, query, key, value):
     """Two calls for all sequences: one over keys of the pack itself, one over those in the pool."""
     mixed = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
     query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
-    for reads in (False, True):
-        spans = [span for span in layer.pack.spans if (span.start is not None) == reads]
-        if not spans:
-            continue
-        asked = [span.asked if layer.is_last else span.at for span in spans]
-        lengths = [span.length if reads else span.at.stop - span.at.start for span in spans]
-        widths = [at.stop - at.start for at in asked]
-        keys, values = layer.pair if reads else (key, value)
-        rows = torch.cat([torch.arange(at.start, at.stop) for at in asked])
-        starts = [span.start if reads else span.at.start for span in spans]
-        columns = torch.cat([torch.arange(start, start + n) for start, n in zip(starts, lengths, strict=True)])
-        rows, columns = layer.pack.put(rows), layer.pack.put(columns)
-        mixed[rows] = varlen_attn(
-            query[rows],
-            keys[columns],
-            values[columns],
-            layer.pack.put(torch.tensor([0, *accumulate(widths)], dtype=torch.int32)),
-            layer.pack.put(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)),
-            max(widths),
-            max(lengths),
+    for bundle in layer.pack.bundles(layer.is_last):
+        keys, values = layer.pair if bundle.reads else (key, value)
+        mixed[bundle.rows] = varlen_attn(
+            query[bundle.rows],
+            keys[bundle.columns],
+            values[bundle.columns],
+            bundle.query_ends,
+            bundle.key_ends,
+            bundle.most_queries,
+            bundle.most_keys,
             scale=attention.scaling,
             enable_gqa=True,
         )
