@@ -236,10 +236,10 @@ def test_requests_wait_for_room_in_the_pool_and_come_in_in_order(trained):
 
 def test_renewals_that_do_not_fit_one_tick_are_spread_and_none_waits_for_ever(trained):
     model, processor = trained
-    inputs = inputs_of(processor, QUESTIONS[0], [picture(1)])
-    sampler = SamplerConfig(gen_length=32, cache="prompt", refresh_interval=2)
+    inputs = inputs_of(processor, QUESTIONS[0])
+    sampler = SamplerConfig(gen_length=32, cache="prompt", refresh_interval=2, stop_token_ids=[])
     length = inputs["input_ids"].shape[1] + 32
-    engine = Engine(model, processor, EngineConfig(tick_tokens=length + 100, max_running=4))
+    engine = Engine(model, processor, EngineConfig(tick_tokens=length + 40, max_running=4))
     done = []
     for _ in range(4):
         engine.submit(Request(inputs, sampler, done.append))
