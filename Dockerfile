@@ -23,7 +23,8 @@ RUN pip install "$(sed -n 's/^# \(torch==.*\)/\1/p' constraints.txt)" --index-ur
 USER llada
 
 EXPOSE 8000
-HEALTHCHECK --interval=10s --start-period=120s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/ready')"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
+    CMD ["python", "-c", "from urllib.request import urlopen as ask; ask('http://127.0.0.1:8000/ready')"]
 # A first SIGTERM lets running answers finish.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["llada-v", "serve", "--host", "0.0.0.0"]

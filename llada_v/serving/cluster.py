@@ -9,6 +9,7 @@ before it goes. Keys for clients are read from the environment, as by `llada-v s
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ray import serve
 from ray.serve import Application
@@ -39,7 +40,7 @@ def entry(args: dict[str, str]) -> Application:
     most = number(given, "most_replicas") if given["most_replicas"] else replicas
     if not 1 <= replicas <= most:
         raise WrongValue(f"replicas is {replicas} and most_replicas {most}; give 1 <= replicas <= most_replicas")
-    deployment = serve.deployment(
+    deployment: Any = serve.deployment(
         serve.ingress(lambda: application(given["model"]))(),
         name="llada-v",
         autoscaling_config={"min_replicas": replicas, "max_replicas": most},

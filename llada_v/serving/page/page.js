@@ -122,7 +122,8 @@ async function ask(question) {
   document.body.classList.add("busy");
   $("#send").title = $("#send").ariaLabel = "Stop";
   try {
-    // One after the other, so that neither takes the other's time.
+    // One after the other, so that neither takes the other's time; the pictures are seen before, or the first alone paid.
+    if (turn.runs.length === 2) await look(turn.runs[0], [null], 0, page.stop.signal).catch(() => {});
     for (const run of turn.runs) if (!page.stop.signal.aborted) await run.perform(page.stop.signal);
   } finally {
     page.stop = null;
@@ -337,6 +338,11 @@ function canvasBefore(run, step) {
   return [...ids, ...Array(Math.max(0, run.length - ids.length)).fill(null)];
 }
 
+function look(run, answer, position, signal) {
+  const body = { messages: run.messages, answer, position, ...(run.thinks !== null && { enable_thinking: run.thinks }) };
+  return call("v1/diffusion/attention", body, signal);
+}
+
 async function inspect(run, place) {
   page.chosen?.run.mark(-1);
   page.looking?.abort();
@@ -360,8 +366,7 @@ async function inspect(run, place) {
   details.append(looked);
   page.looking = new AbortController();
   try {
-    const body = { messages: run.messages, answer: canvasBefore(run, step), position: place, ...(run.thinks !== null && { enable_thinking: run.thinks }) };
-    const found = await (await call("v1/diffusion/attention", body, page.looking.signal)).json();
+    const found = await (await look(run, canvasBefore(run, step), place, page.looking.signal)).json();
     drawLooks(looked, found, page.turns.slice(0, page.turns.indexOf(turn) + 1).filter((each) => each === turn || each.runs.every((one) => one.isWhole)).flatMap((each) => each.pictures));
   } catch (error) {
     if (error.name !== "AbortError") looked.append(make("p", { className: "wrong", textContent: error.message }));
