@@ -18,9 +18,9 @@ for platform in x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwi
     built=("${sources[@]}")
     if [ "$platform" = aarch64-manylinux_2_28 ]; then built+=(mahotas); fi
     for python in 3.11 3.12 3.13; do
-        for extra in video train eval quantize structured world docs dev; do
+        for extra in video train eval quantize structured serve browser cluster world docs dev; do
             "$uv" pip compile pyproject.toml --extra "$extra" --python-platform "$platform" --python-version "$python" \
-                --only-binary :all: "${built[@]/#/--no-binary=}" --prerelease disallow \
+                --only-binary :all: "${built[@]/#/--no-binary=}" --prerelease if-necessary \
                 --constraints constraints.txt --constraints <(echo "$torch") --quiet --no-header --no-annotate >"$found"
             echo "$platform, Python $python, $extra: $(grep -c == "$found") packages" \
                 "$(grep -oE '^(decord|av)==[0-9.]+' "$found" | paste -sd ' ')"
