@@ -4,6 +4,7 @@ A first signal lets running answers finish within a stated time and turns new on
 """
 
 import logging
+import signal
 import socket
 import sys
 
@@ -47,6 +48,9 @@ def serve(engine: Engine, config: ServerConfig, limits: Limits, host: str, port:
         else "; anyone who reaches it may ask (no --api-key)"
     )
     print(f"{config.name} on http://{shown}:{number}{keys}", file=sys.stderr, flush=True)
+    # uvicorn sends the signals that it stopped for once more at its end: they are obeyed by then, and the status is 0.
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: None)
     Process(settings_of(app, limits, stop_seconds), app.state.server).run(sockets=[listener])
 
 

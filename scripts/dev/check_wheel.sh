@@ -20,7 +20,7 @@ size=$(($(wc -c <"$wheel") / 1000000))
 torch=$(sed -n 's/^# torch==/torch==/p' constraints.txt)
 "$uv" venv --quiet --python "$interpreter" "$home/env"
 "$uv" pip install --quiet --python "$home/env/bin/python" "${torch_options[@]}" \
-    -c constraints.txt "$wheel[train,eval,world]" "$torch"
+    -c constraints.txt "$wheel[train,eval,world,serve]" "$torch"
 
 mkdir "$home/elsewhere"
 cd "$home/elsewhere"
@@ -51,6 +51,18 @@ echo '{records: 12, seed: 1, parts: [{style: instruct, share: 1, max_turns: 2}]}
 step "toyworld" llada-v toyworld data toys course.yaml
 picture=$(find toys -name '*.png' | sort | head -1)
 step "generate of a picture" llada-v generate --image "$picture" --question "What is it?" --model "$shipped"
+step "chat" bash -c 'echo "What is it?" | llada-v chat --image "$0"' "$picture"
+serve() { # a question over HTTP, the page, and a stop that is asked for
+    llada-v serve --port 8917 &
+    local server=$!
+    until curl --silent --fail http://127.0.0.1:8917/ready; do kill -0 "$server" && sleep 0.5; done
+    curl --silent --fail http://127.0.0.1:8917/ | grep --quiet LLaDA-V
+    curl --silent --fail http://127.0.0.1:8917/v1/chat/completions --json \
+        '{"messages": [{"role": "user", "content": "Hello"}]}' | grep --quiet '"finish_reason"'
+    kill "$server"
+    wait "$server"
+}
+step "serve" serve
 step "judge" llada-v judge --count 16
 step "bench" llada-v bench --count 2 --rounds 1 --setting "plain: cache=none"
 echo '[{"image": "'"$picture"'", "question": "Is there a star?", "answer": "no"}]' >asked.json
@@ -59,6 +71,7 @@ step "train NAME --dry-run" llada-v train pretrain --dry-run
 step "budget" llada-v budget si_10M --gpus 8
 step "data check" llada-v data check tiny/si_10M "${small[@]:2:4}" --model "$shipped"
 step "train" llada-v train tiny/si_10M "${small[@]}" --model "$shipped"
+step "runs" llada-v runs out
 step "train an adapter" llada-v train tiny/finetune_lora "${small[@]}" --model "$shipped" --output adapter
 step "merge-lora" llada-v merge-lora adapter merged
 step "average" llada-v average mean "$shipped" merged
