@@ -48,7 +48,7 @@ def test_rows_in_one_have_the_states_and_gradients_that_they_have_alone(tiny_fol
         (states * torch.arange(states.shape[1])[:, None]).sum().backward()
         found.append([states.detach(), leaf.grad, *(weight.grad.clone() for weight in trunk.layers.parameters())])
     for alone, packed in zip(*found, strict=True):
-        assert (alone - packed).abs().max() <= 2e-5 * alone.abs().max()  # 2e-6 found
+        assert (alone - packed).abs().max() <= 2e-5 * alone.abs().max()
 
 
 def test_wanted_positions_of_rows_in_one_and_rows_of_one_length(tiny_model):
@@ -165,7 +165,7 @@ def test_a_step_has_the_same_loss_and_gradients_whichever_records_share_a_row(
         assert found == pytest.approx(loss, rel=1e-6)
         assert theirs.keys() == grads.keys()
         for name, grad in grads.items():
-            assert (theirs[name] - grad).abs().max() <= 1e-4 * grad.abs().max() + 1e-7, name  # 2e-5 found
+            assert (theirs[name] - grad).abs().max() <= 1e-4 * grad.abs().max() + 1e-7, name
 
 
 @pytest.mark.slow
