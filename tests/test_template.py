@@ -1,15 +1,19 @@
 """Forms with gaps: their text stands from the first step, and their gaps take no more than what is said."""
 
 import re
+from enum import Enum
 
 import pytest
 import torch
+from pydantic import BaseModel, Field
 from shapes import END, FILLER, MASK, PIECES, answers, encoded, shape
 
-from llada_v import SamplerConfig, load
+from llada_v import SamplerConfig, answer, load
 from llada_v.answering import DEMO_IMAGE
 from llada_v.conversation import user_message
-from llada_v.generation.template import shared
+from llada_v.generation.patterns import schema_parts
+from llada_v.generation.shape import shape_of
+from llada_v.generation.template import Template, shared
 
 FORM = "Name: {text:1-4}, {{{integer}}} {choice:yes|no}!"
 
@@ -117,3 +121,45 @@ def test_an_open_message_is_continued_in_a_shape(shipped_model, tmp_path, monkey
         sampler = SamplerConfig(gen_length=8, constraint=constraint)
         output = model.generate(**inputs, sampler=sampler, tokenizer=processor.tokenizer, return_dict_in_generate=True)
         assert output.texts[0] in ("red.", "green.")
+
+
+class Colour(Enum):
+    red, blue = "red", "bl\u00fce"
+
+
+class Thing(BaseModel):
+    colour: Colour
+    count: int = Field(ge=0, le=20)
+    seen: bool
+    word: str = Field(max_length=3)
+
+
+def test_a_schema_whose_values_are_bounded_is_a_form():
+    schema = Thing.model_json_schema()
+    parts = schema_parts(Thing)
+    assert [part.text for part in parts] == ['{"colour": "', None, '", "count": ', None, ', "seen": ', None, ', "word": "', None, '"}']  # fmt: skip
+    nested = {"type": "object", "properties": {"a": schema | {"title": "A"}, "b": {"const": 3}}, "required": ["a", "b"]}
+    assert [part.text for part in schema_parts(nested)][-1] == '"}, "b": 3}'
+    text = "".join(part.pattern for part in parts)
+    assert re.fullmatch(text, '{"colour": "red", "count": 12, "seen": true, "word": "a\\""}')
+    for other in (
+        schema | {"required": ["count"]},
+        {"type": "array", "items": {"type": "null"}},
+        {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]},
+        {"type": "object", "properties": {"a": {"type": ["null", "boolean"]}}, "required": ["a"]},
+    ):
+        assert schema_parts(other) is None
+
+
+@pytest.mark.parametrize("settings", [{"gen_length": 64}, {"gen_length": 46}, {"gen_length": "auto"}], ids=str)
+def test_a_pydantic_model_is_filled_as_a_form_or_where_it_is_too_short_as_a_whole(
+    shipped_model, settings, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("llada_v.generation.shape.CACHE", str(tmp_path))
+    model, processor = shipped_model
+    sampler = SamplerConfig(rule="threshold", threshold=0.2, constraint={"json_schema": Thing}, **settings)
+    held, _ = shape_of(sampler, processor.tokenizer, model.config)
+    assert isinstance(held, Template) == (settings["gen_length"] != 46)
+    found = answer(model, processor, "Describe the picture.", [DEMO_IMAGE], sampler=sampler)
+    Thing.model_validate_json(found.text)
+    assert found.fields.keys() == {"colour", "count", "seen", "word"}

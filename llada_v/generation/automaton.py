@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 MOST_STATES = 2000
 SECONDS = 20  # to make an automaton over bytes
-VERSION = 1  # of what is kept on disk
+VERSION = 2  # of what is kept on disk
 # Letters of byte-level BPE: bytes that stand for themselves, and those that stand for the others, in order.
 PLAIN = (*range(33, 127), *range(161, 173), *range(174, 256))
 OTHERS = [byte for byte in range(256) if byte not in PLAIN]
@@ -142,7 +142,8 @@ def over_bytes(pattern: str) -> tuple[np.ndarray, np.ndarray, int]:
             "pip install outlines-core"
         )
     told = f"the pattern {shown(pattern)}"
-    whole = f"(?:{pattern})$"  # without the end the first alternative that matches would hide longer ones
+    # Behind an end that no answer holds, the first alternative that matches does not hide longer ones.
+    whole = f"(?:{pattern})\\x00"
     try:
         run = subprocess.run(
             [sys.executable, "-c", MAKER], input=whole.encode(), capture_output=True, timeout=SECONDS, check=False
@@ -165,8 +166,10 @@ def over_bytes(pattern: str) -> tuple[np.ndarray, np.ndarray, int]:
     if found["ways"]:
         source, byte, target = np.array(found["ways"]).T
         leads[source, byte] = target
-    accepting = np.zeros(dead + 1, dtype=bool)
-    accepting[found["finals"]] = True
+    is_final = np.zeros(dead + 1, dtype=bool)
+    is_final[found["finals"]] = True
+    accepting = is_final[leads[:, 0]]
+    leads[:, 0] = dead
     return leads, accepting, found["start"]
 
 

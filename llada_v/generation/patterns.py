@@ -77,11 +77,21 @@ def of_regex(value) -> str:
             re.compile(value)
     except (re.error, RecursionError, OverflowError, Warning) as error:
         raise WrongValue(f"regex {shown(value)} is no regular expression: {error}") from error
-    value = value.removeprefix("^")
+    pattern, value = value, value.removeprefix("^")
     body = value[:-1]
     if value.endswith("$") and (len(body) - len(body.rstrip("\\"))) % 2 == 0:
         value = body
+    if has_anchor(_parser.parse(value)):
+        raise WrongValue(
+            f"regex {shown(pattern)} has an anchor or a border inside, which cannot be held: the whole answer is what "
+            "matches; leave it out"
+        )
     return f"(?:{in_ascii(value)})"
+
+
+def has_anchor(tree) -> bool:
+    """Whether a parsed pattern says what stands beside it: ^, $, \\b."""
+    return any(str(kind) == "AT" or any(map(has_anchor, parts_of(value))) for kind, value in tree)
 
 
 def in_ascii(pattern: str) -> str:
@@ -148,7 +158,7 @@ def template_parts(value) -> list[Part]:
         else:
             text = {"{{": "{", "}}": "}"}.get(found[0], found[0])
             text = (parts.pop().text or "") + text if parts and parts[-1].text is not None else text
-            parts.append(Part(text, escaped(text)))
+            parts.append(fixed(text))
     return parts
 
 
@@ -173,11 +183,87 @@ def gap(kind: str, argument: str | None) -> Part:
 
 def of_schema(value) -> str:
     """The JSON texts that a schema allows, in the one form of this module."""
+    schema = schema_of(value)
+    return schema_pattern(schema, schema, (), "the schema")
+
+
+def schema_of(value) -> dict:
+    """The schema, of itself or of a pydantic model."""
     if hasattr(value, "model_json_schema"):
         value = value.model_json_schema()
     if not isinstance(value, dict):
         raise WrongValue(f"json_schema is {shown(value)}; give an object or a pydantic model")
-    return schema_pattern(value, value, (), "the schema")
+    return value
+
+
+def schema_parts(value) -> list[Part] | None:
+    """A schema whose texts differ in their values alone, as a template; None for any other.
+
+    That is an object, of objects perhaps, all of whose properties are required and whose values are of bounded length.
+    """
+    schema = schema_of(value)
+    parts = value_parts(schema, schema, (), "the schema")
+    if parts is None or "properties" not in schema:
+        return None
+    found: list[Part] = []
+    for part in parts:
+        if part.text is not None and found and found[-1].text is not None:
+            found[-1] = fixed(found[-1].text + part.text)
+        else:
+            found.append(part)
+    return found
+
+
+def value_parts(schema: dict, root: dict, refs: tuple[str, ...], where: str) -> list[Part] | None:
+    """`schema_parts` of one value, texts side by side."""
+    pattern = schema_pattern(schema, root, refs, where)  # which checks it
+    if "$ref" in schema:
+        inner, root, refs = followed(schema["$ref"], root, refs, where)
+        return value_parts(inner, root, refs, where)
+    if "enum" in schema or "const" in schema:
+        values = listed_values(schema, where)
+        if all(isinstance(value, str) for value in values):
+            return quoted(choice([json.dumps(value, ensure_ascii=False)[1:-1] for value in values]))
+        return [choice([json.dumps(value, ensure_ascii=False) for value in values])]
+    kind = schema.get("type")
+    if kind == "object":
+        properties = schema["properties"]
+        if set(schema.get("required", [])) != set(properties):
+            return None
+        parts = []
+        for number, (name, inner) in enumerate(properties.items()):
+            value = value_parts(inner, root, refs, f"{where}.{name}")
+            if value is None:
+                return None
+            before = ("{" if number == 0 else ", ") + json.dumps(name, ensure_ascii=False) + ": "
+            parts += [fixed(before), *value]
+        return [*parts, fixed("}")]
+    if kind == "string" and "maxLength" in schema:
+        return quoted(Part(None, pattern[1:-1], most=schema["maxLength"]))
+    if kind == "boolean":
+        return [choice(["true", "false"])]
+    if kind == "null":
+        return [fixed("null")]
+    if kind in ("integer", "number"):
+        limits = [abs(schema[name]) for name in HELD["integer"] if name in schema]
+        digits = max(map(len, map(str, limits))) if len(limits) == 2 else 15
+        return [Part(None, pattern, most=1 + digits if kind == "integer" else 32)]
+    return None
+
+
+def fixed(text: str) -> Part:
+    """Text that stands."""
+    return Part(text, escaped(text))
+
+
+def choice(texts: list[str]) -> Part:
+    """A gap for one of some texts; text that stands where there is one."""
+    return Part(None, of_choices(texts), tuple(texts)) if len(texts) > 1 else fixed(texts[0])
+
+
+def quoted(part: Part) -> list[Part]:
+    """A part between quotes."""
+    return [fixed('"'), part, fixed('"')]
 
 
 def schema_pattern(schema, root: dict, refs: tuple[str, ...], where: str) -> str:
@@ -203,7 +289,7 @@ def schema_pattern(schema, root: dict, refs: tuple[str, ...], where: str) -> str
     kinds = kinds if isinstance(kinds, list) else [kinds]
     if "enum" in schema or "const" in schema:
         only(schema, {"enum", "const", "type"}, where)
-        return listed(schema, kinds, where)
+        return listed(schema, where)
     for kind in kinds:
         if kind not in HELD:
             raise WrongValue(f"{where} has type {shown(kind)}; it must be one of {', '.join(HELD)}")
@@ -237,8 +323,19 @@ def followed(ref, root: dict, refs: tuple[str, ...], where: str) -> tuple[dict, 
     return inside, root, (*refs, ref)
 
 
-def listed(schema: dict, kinds: list, where: str) -> str:
+def listed(schema: dict, where: str) -> str:
     """The values of enum or const."""
+    values = listed_values(schema, where)
+    try:
+        return one_of([escaped(json.dumps(value, ensure_ascii=False, allow_nan=False)) for value in values])
+    except (TypeError, ValueError) as error:
+        raise WrongValue(f"{where} has enum {shown(values)}, which is no JSON") from error
+
+
+def listed_values(schema: dict, where: str) -> list:
+    """The values of enum or const that are of the schema's type."""
+    kinds = schema.get("type")
+    kinds = kinds if isinstance(kinds, list) else [kinds]
     values = schema["enum"] if "enum" in schema else [schema["const"]]
     if "enum" in schema and "const" in schema or not isinstance(values, list) or not 1 <= len(values) <= MOST_CHOICES:
         raise WrongValue(
@@ -247,10 +344,7 @@ def listed(schema: dict, kinds: list, where: str) -> str:
     kept = [value for value in values if kinds == [None] or any(is_of(value, kind) for kind in kinds)]
     if not kept:
         raise WrongValue(f"{where} has enum {shown(values)}, of which none is of type {shown(schema.get('type'))}")
-    try:
-        return one_of([escaped(json.dumps(value, ensure_ascii=False, allow_nan=False)) for value in kept])
-    except (TypeError, ValueError) as error:
-        raise WrongValue(f"{where} has enum {shown(values)}, which is no JSON") from error
+    return kept
 
 
 def is_of(value, kind: str) -> bool:

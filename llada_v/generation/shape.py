@@ -7,7 +7,7 @@ from dataclasses import replace
 from .automaton import Automaton, automaton_of, pieces_of
 from .config import AUTO, SamplerConfig
 from .constraint import Constraint
-from .patterns import Part, pattern_of, template_parts
+from .patterns import Part, pattern_of, schema_parts, template_parts
 from .template import Gap, Template
 
 # Where automata are kept from one run to the next.
@@ -17,27 +17,31 @@ CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.
 def shape_of(sampler: SamplerConfig, tokenizer, config) -> tuple[Constraint | Template, SamplerConfig]:
     """What holds answers to `sampler.constraint`, and the settings under which it does.
 
-    tokenizer: the processor's. config: the model's. A template knows its length, so "auto" is just that.
+    tokenizer: the processor's. config: the model's. A template, and a schema that is one, knows its length: "auto" is
+    just that. A schema whose longest values would not fit the canvas is held as a whole, its text masked like the rest.
     Raises ValueError where no answer of the shape fits, or the tokenizer's tokens cannot be used.
     """
     assert sampler.constraint is not None
     pieces = pieces_of(tokenizer, config.text_config.vocab_size, config.never_generated_ids())
     ends = config.eot_token_id, config.pad_token_id, config.mask_token_id
-    if "template" not in sampler.constraint:
-        automaton = automaton_of(pattern_of(sampler.constraint), pieces, CACHE)
-        return Constraint(automaton, ends[0], ends[2], sampler.canvas_length), sampler
 
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
-    parts = laid_out(
-        template_parts(sampler.constraint["template"]), encode, lambda pattern: automaton_of(pattern, pieces, CACHE)
-    )
-    if sampler.gen_length == AUTO:
-        most = sum(part.most + 1 if isinstance(part, Gap) else len(part) for part in parts) + 1
-        length = min(most, sampler.canvas_length)
-        sampler = replace(sampler, gen_length=length, max_gen_length=None, block_length=None)
-    return Template(parts, *ends, sampler.canvas_length), sampler
+    def automaton(pattern: str) -> Automaton:
+        return automaton_of(pattern, pieces, CACHE)
+
+    ((kind, value),) = sampler.constraint.items()
+    parts = template_parts(value) if kind == "template" else schema_parts(value) if kind == "json_schema" else None
+    if parts is not None:
+        form = laid_out(parts, encode, automaton)
+        most = sum(part.most if isinstance(part, Gap) else len(part) for part in form) + 1
+        if kind == "template" or most <= sampler.canvas_length:
+            if sampler.gen_length == AUTO:
+                length = min(most, sampler.canvas_length)
+                sampler = replace(sampler, gen_length=length, max_gen_length=None, block_length=None)
+            return Template(form, *ends, sampler.canvas_length), sampler
+    return Constraint(automaton(pattern_of(sampler.constraint)), ends[0], ends[2], sampler.canvas_length), sampler
 
 
 def laid_out(

@@ -1,9 +1,10 @@
 """Any shape of an answer is held by every answer, on every canvas that can hold it, alone and in a batch.
 
-pytest -m slow tests/fuzz/test_shapes.py
+pytest -m slow tests/fuzz/test_shapes.py -s
 """
 
 import json
+import os
 import re
 import sys
 from collections import Counter
@@ -17,9 +18,13 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from shapes import answers  # noqa: E402
 
+from llada_v import SamplerConfig, load  # noqa: E402
+from llada_v.conversation import user_message  # noqa: E402
+
 pytestmark = pytest.mark.slow
 
-SHAPES = 2000
+SHAPES = int(os.environ.get("LLADA_V_SHAPES", 8000))  # on logits that follow from the canvas
+ON_MODELS = SHAPES // 4  # on the tiny model, with random weights and trained
 COUNTS = Counter()
 NAMES = st.sampled_from(["a", "name", "\u00e9", "x y", 'q"r'])
 LEAVES = st.one_of(
@@ -141,6 +146,53 @@ def test_every_answer_is_of_its_shape(constraint, chosen, length, seed):
         assert all(is_right(constraint, text) for text in batch), batch
         if not {"temperature", "remasking"} & chosen.keys():
             assert batch[1] == answers(constraint, rows=[1], seed=seed, gen_length=length, **chosen)[0]
+
+
+MODEL_SETTINGS = st.sampled_from(
+    [
+        {"rule": "threshold", "threshold": 0.3},
+        {"rule": "factor", "factor": 30.0, "cache": "prompt", "refresh_interval": 0},
+        {"rule": "threshold", "threshold": 0.3, "cache": "prompt", "refresh_interval": 3, "block_length": 8},
+        {"rule": "threshold", "threshold": 0.3, "cache": "dllm"},
+        {"rule": "threshold", "threshold": 0.3, "lookahead": 2},
+        {"rule": "threshold", "threshold": 0.3, "cfg_scale": 1.0},
+        {"steps": 8},
+        {"steps": 8, "cache": "prompt", "refresh_interval": 2},
+    ]
+)
+
+
+@pytest.fixture(scope="session")
+def models(tiny_model, tiny_processor):
+    """The tiny model with random weights and trained, each with its processor."""
+    trained, processor = load()
+    return [(tiny_model, tiny_processor), (trained, processor)]
+
+
+def asked(processor, texts):
+    """Prompts of text alone, as a batch."""
+    chats = [[user_message(text)] for text in texts]
+    return processor.apply_chat_template(
+        chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+
+
+@settings(max_examples=ON_MODELS, deadline=None, suppress_health_check=list(HealthCheck), database=None,
+          phases=[Phase.generate])  # fmt: skip
+@given(CONSTRAINT, MODEL_SETTINGS, st.sampled_from([16, 32, 48]), st.booleans())
+def test_every_answer_of_a_model_is_of_its_shape(models, constraint, chosen, length, is_trained):
+    model, processor = models[is_trained]
+    with ends_well(COUNTS):
+        sampler = SamplerConfig(gen_length=length, constraint=constraint, **chosen)
+
+        def texts(questions):
+            inputs = asked(processor, questions)
+            told = {"tokenizer": processor.tokenizer, "return_dict_in_generate": True}
+            return model.generate(**inputs, sampler=sampler, **told).texts
+
+        batch = texts(["Describe the picture.", "Why?"])
+        assert all(is_right(constraint, text) for text in batch), batch
+        assert batch[1] == texts(["Why?"])[0]
 
 
 def test_both_endings_were_seen():
