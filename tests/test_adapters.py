@@ -133,7 +133,7 @@ def test_a_projector_stage_leaves_the_projector_for_the_next_stage(recipe, tiny_
     stage = replace(recipe, train=["projector"], lora_rank=0)
     output = train(stage)
     names = {file.name for file in output.iterdir() if file.is_file() and not file.name.startswith(".")}
-    told = {"recipe.yaml", "environment.json", "data.json", "run.json", "train.log"}
+    told = {"recipe.yaml", "environment.json", "data.json", "run.json", "train.log", "history.jsonl", "run.html"}
     assert names == {"projector.safetensors", "config.json"} | told
     saved = load_file(output / "projector.safetensors")
     before = projector_state(LladaVForConditionalGeneration.from_pretrained(tiny_folder))

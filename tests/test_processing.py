@@ -587,7 +587,7 @@ def test_a_config_that_was_edited_alone_is_named(tiny_folder, tmp_path, name, va
     shutil.copytree(tiny_folder, tmp_path / "edited")
     file = tmp_path / "edited" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
-    with pytest.raises(ValueError, match=f"has {name.removeprefix('video_')} .* the model's config says {value}"):
+    with pytest.raises(ValueError, match=f"has {name.removeprefix('video_')} .* the model's config says {value!r}"):
         LladaVProcessor.from_pretrained(tmp_path / "edited")
 
 

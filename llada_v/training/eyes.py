@@ -115,7 +115,8 @@ class Eyes(TrainerCallback):
             self.output.mkdir(parents=True, exist_ok=True)
             write_lines(self.output / HISTORY, state.log_history)
             answers = read_lines(self.output / ANSWERS)
-            write_lines(self.output / ANSWERS, (entry for entry in answers if entry["step"] <= state.global_step))
+            if answers:
+                write_lines(self.output / ANSWERS, (entry for entry in answers if entry["step"] <= state.global_step))
 
     def on_log(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
