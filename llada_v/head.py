@@ -8,6 +8,8 @@ of M x V is made. Letters: M positions, D width, V vocabulary.
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 LOGITS_AT_ONCE = 2**26  # numbers in one chunk of logits: 256 MiB in float32, 530 positions of LLaDA's vocabulary
 
@@ -23,6 +25,17 @@ class LladaHead(nn.Linear):
         if targets is None:
             return super().forward(hidden)
         return WeightedCrossEntropy.apply(hidden, self.weight, targets, weights)
+
+
+def adapted_loss(head, hidden, targets, weights) -> torch.Tensor:
+    """The same loss of a head inside a layer of peft's, which takes states alone: chunks of logits, made twice."""
+
+    def loss_of(states, target, share):
+        return (cross_entropy(head(states).float(), target, reduction="none") * share.float()).sum()
+
+    rows = max(1, LOGITS_AT_ONCE // head.get_base_layer().out_features)
+    parts = zip(hidden.split(rows), targets.split(rows), weights.split(rows), strict=True)
+    return torch.stack([checkpoint(loss_of, *part, use_reentrant=False) for part in parts]).sum()
 
 
 class WeightedCrossEntropy(torch.autograd.Function):

@@ -28,7 +28,7 @@ from .configuration_llada_v import IGNORE, LladaVConfig
 from .errors import WrongValue
 from .generation.config import SamplerConfig
 from .generation.generate import SamplerMixin
-from .head import LladaHead
+from .head import LladaHead, adapted_loss
 from .json_text import usable
 from .modeling_llada import LladaModel, LladaPreTrainedModel
 from .training.noise import Draw, add_noise, token_weights
@@ -210,7 +210,7 @@ class LladaVModel(LladaVPreTrainedModel):
         base = tiles[0]
         if layout == Layout.FLAT:
             return base
-        newline = self.image_newline.to(base.dtype)[None]
+        newline = self.newline_like(base)[None]
         if layout == Layout.SQUARE:
             return torch.cat((base, newline))
         config = self.config
@@ -225,12 +225,21 @@ class LladaVModel(LladaVPreTrainedModel):
         grid = torch.cat((grid, newline.T[:, None].expand(-1, map_height, 1)), dim=2)
         return torch.cat((base, grid.flatten(1).T))
 
+    def newline_like(self, features: torch.Tensor) -> torch.Tensor:
+        """The newline feature (D,) where the features are, in their dtype; fetched where accelerate keeps it away."""
+        if not (self.image_newline.is_meta and hasattr(self, "_hf_hook")):
+            return self.image_newline.to(features)
+        from accelerate.utils import align_module_device
+
+        with align_module_device(self, features.device):
+            return self.image_newline.to(features)
+
     def pack_video(self, tiles: torch.Tensor) -> torch.Tensor:
         """Features (n, D) of one video from its frames (t, P, D), each pooled to `pooled_side` squared."""
         side, pooled = self.config.tile_side, pooled_side(self.config)
         frames = tiles.unflatten(1, (side, side)).permute(0, 3, 1, 2)
         frames = interpolate(frames, size=(pooled, pooled), mode="bilinear").permute(0, 2, 3, 1)  # (t, p, p, D)
-        newline = self.image_newline.to(tiles.dtype)
+        newline = self.newline_like(tiles)
         where = self.config.video_newline
         if where == "grid":
             column = newline.expand(*frames.shape[:2], 1, -1)
@@ -257,7 +266,7 @@ class LladaVModel(LladaVPreTrainedModel):
             )
         if image_features is None:
             return embeds
-        return embeds.masked_scatter(is_image[..., None], image_features.to(embeds.dtype))
+        return embeds.masked_scatter(is_image[..., None].to(embeds.device), image_features.to(embeds))
 
     def forward(
         self,
@@ -398,7 +407,8 @@ class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel, Decide
             if input_ids is not None:
                 input_ids = ids
             elif inputs_embeds is not None:
-                mask = self.get_input_embeddings().weight[self.config.mask_token_id].to(inputs_embeds.dtype)
+                mask_id = torch.tensor(self.config.mask_token_id, device=inputs_embeds.device)
+                mask = self.get_input_embeddings()(mask_id).to(inputs_embeds.dtype)
                 inputs_embeds = torch.where(is_masked[..., None], mask, inputs_embeds)
         outputs = self.model(
             input_ids=input_ids,
@@ -417,6 +427,8 @@ class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel, Decide
         hidden = outputs.last_hidden_state
         states = dict(hidden_states=outputs.hidden_states, attentions=outputs.attentions)
         if targets is not None:
+            if hasattr(self.lm_head, "base_layer"):
+                return MaskedLMOutput(loss=adapted_loss(self.lm_head, hidden, targets, weights), **states)
             return MaskedLMOutput(loss=self.lm_head(hidden, targets, weights), **states)
         if logits_at is None and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
             at = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

@@ -112,6 +112,18 @@ def test_a_pipeline_answers_several_chats(pipe):
         assert answered == pipe(text=chat, max_new_tokens=6, return_full_text=False)
 
 
+def test_a_pipeline_answers_chats_in_batches_as_one_by_one(pipe):
+    other = [{"role": "user", "content": "How many objects are there?"}]
+    both = [{"role": "user", "content": [*CHAT[0]["content"][:1], *CHAT[0]["content"]]}]  # two pictures
+    options = dict(max_new_tokens=6, return_full_text=False)
+    for chats in ([CHAT, both, CHAT], [other, other]):
+        said = [found[0]["generated_text"] for found in pipe(text=chats, batch_size=2, **options)]
+        assert said == [pipe(text=chat, **options)[0]["generated_text"] for chat in chats]
+    with pytest.raises(ValueError, match="different keys"):  # transformers joins no rows with pictures and without
+        pipe(text=[CHAT, other], batch_size=2, **options)
+    assert len(pipe(text=[CHAT, other], **options)) == 2
+
+
 def test_a_pipeline_answers_finished_prompts_with_images(pipe, tiny_model, tiny_processor):
     text = tiny_processor.apply_chat_template(CHAT, add_generation_prompt=True, tokenize=False)
     inputs = tiny_processor(text=text, images=PICTURE, return_tensors="pt")

@@ -56,7 +56,7 @@ class Reader:
         self.embed = model.get_input_embeddings()
         self.device, sizes = prompt.device, model.config.text_config
         self.prompt, self.suffix = prompt, self.embed(suffix)[None]
-        self.unguided = self.embed.weight[model.config.mask_token_id].expand_as(prompt[:1])
+        self.unguided = self.embed(torch.tensor(model.config.mask_token_id, device=prompt.device)).expand_as(prompt[:1])
         self.never = torch.tensor(model.config.never_generated_ids(), device=self.device)
         num_rows, self.prompt_length = prompt.shape[:2]
         self.real = torch.ones(num_rows, self.prompt_length, dtype=torch.bool)
