@@ -64,7 +64,7 @@ serve() { # a question over HTTP, the page, and a stop that is asked for
 }
 step "serve" serve
 step "judge" llada-v judge --count 16
-step "bench" llada-v bench --count 2 --rounds 1 --setting "plain: cache=none"
+step "bench" llada-v bench --count 2 --rounds 1 --setting "kept: cache=prompt"
 echo '[{"image": "'"$picture"'", "question": "Is there a star?", "answer": "no"}]' >asked.json
 step "tune" llada-v tune asked.json --setting "fast: rule=factor"
 step "train NAME --dry-run" llada-v train pretrain --dry-run
