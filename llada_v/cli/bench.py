@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 from ..errors import WrongValue
+from ..toyworld.questions import FAMILIES
 from .options import add_device_options, add_quantize, check_file, check_numbers, need_to_quantize
 
+ONE_PICTURE = (*FAMILIES, "reasoning")  # families of questions about one picture
 FEW, MANY = 16, 1000  # questions that are timed; questions that are judged
 
 
@@ -25,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rounds", type=int, help="how often each prompt is answered (default: 3, or 1 with --accuracy)")
     add("--warmup", type=int, default=1, help="untimed answers of each setting (%(default)s)")
     add("--accuracy", action="store_true", help=f"judge {MANY} questions about held-out pictures of the small world")
+    add(
+        "--families",
+        nargs="+",
+        choices=ONE_PICTURE,
+        default=FAMILIES,
+        help="what the small world is asked about, in turn; a name that is there twice is asked twice as often",
+    )
     add("--questions", metavar="FILE", help="judge these instead: JSON or JSONL of {image, question, answer}")
     add("--count", type=int, help=f"how many prompts (default: {FEW}, {MANY} judged, one batch of random ones)")
     add_model_options(parser)
@@ -133,7 +142,7 @@ def questions_of(args: argparse.Namespace, is_judged: bool):
     if args.questions:
         items = read_items(args.questions)[: args.count]
     else:
-        items = heldout_items(args.count or (MANY if args.accuracy else FEW), args.seed)
+        items = heldout_items(args.count or (MANY if args.accuracy else FEW), args.seed, args.families)
         gen_length = gen_length or CANVAS
     model, processor = load_model(args)
     gen_length = gen_length or model.generation_config.max_new_tokens
@@ -166,12 +175,12 @@ def random_prompts_of(args: argparse.Namespace, is_judged: bool, largest_batch: 
     return random_task(model, shape, args.count or largest_batch, args.gen_length, args.steps, args.seed)
 
 
-def heldout_items(count: int, seed: int) -> list:
-    """Questions about held-out pictures of the small world, the families in turn."""
+def heldout_items(count: int, seed: int, families=FAMILIES) -> list:
+    """Questions about held-out pictures of the small world, of the families (see `--families`) in turn."""
     from ..benchmark.batches import Item
     from ..toyworld import heldout_questions
 
     return [
         Item(id, question.text, question.answer, (image,), question.family)
-        for image, question, id in heldout_questions(count, seed)
+        for image, question, id in heldout_questions(count, seed, families)
     ]
