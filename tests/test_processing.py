@@ -194,7 +194,7 @@ def test_a_limit_of_tiles_makes_a_picture_shorter_and_the_model_lays_it_out_the_
     )
     assert len(found["pixel_values"]) == tiles
     assert (found["input_ids"] == processor.config.image_token_id).sum() == features
-    packed = SimpleNamespace(config=processor.config, image_newline=torch.zeros(4))
+    packed = SimpleNamespace(config=processor.config, newline_like=lambda features: torch.zeros(4))
     layout = Layout(int(found["image_layouts"][0, 0]))
     assert len(LladaVModel.pack(packed, torch.zeros(tiles, 729, 4), layout, 600, 1000)) == features
     record = {
