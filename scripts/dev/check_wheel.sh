@@ -41,7 +41,7 @@ step() {
 }
 
 small=(--output out --data toys/records.json --image_root toys --global_batch_size 4 --micro_batch_size 2 --bf16 false
-    --group_by_length false --workers 0 --max_steps 2)
+    --group_by_length false --in_order false --workers 0 --max_steps 2)
 shipped=$(python -c 'from llada_v.shipped import shipped; print(shipped("model/llada-v-tiny"))')
 
 step "version" python -c 'import llada_v; print(llada_v.__version__)'
