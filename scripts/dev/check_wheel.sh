@@ -75,7 +75,10 @@ step "runs" llada-v runs out
 step "train an adapter" llada-v train tiny/finetune_lora "${small[@]}" --model "$shipped" --output adapter
 step "merge-lora" llada-v merge-lora adapter merged
 step "average" llada-v average mean "$shipped" merged
-step "convert" llada-v convert "$shipped" converted
+refused() { # a published folder is not at hand: what is none has to be told apart, with status 2
+    llada-v convert "$shipped" converted || [ $? = 2 ]
+}
+step "convert" refused
 step "data mix" llada-v data mix --normal_data toys/records.json --inference_data toys/records.json --output_path mixed.json
 step "evaluate" llada-v evaluate --tasks toyworld --questions 2
 step "lmms-eval" python -P -m lmms_eval --model llada_v --model_args "pretrained=$shipped" --tasks toyworld_short_answer \
