@@ -4,6 +4,7 @@ The words of a message or a record are encoded as text, whatever they spell; onl
 placeholder id stands for every feature the model will make of a picture. Knows tokenizer and geometry, never a model.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -279,6 +280,11 @@ def joined(pieces: list) -> list:
         else:
             found.append(piece)
     return found
+
+
+def picture_inputs(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What of a model's inputs the pictures are; empty where there are none."""
+    return {name: inputs[name] for name in PICTURE_INPUTS if name in inputs}
 
 
 def pixel_inputs(visuals: list[Visual]) -> dict[str, torch.Tensor]:

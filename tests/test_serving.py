@@ -384,7 +384,7 @@ def stalled(live, gen_length=128, **body):
 
 def test_a_client_that_goes_frees_all_it_held_within_a_second(live):
     connection = stalled(live, gen_length=512)
-    assert live.engine.running
+    assert wait_for(lambda: live.engine.running, 5)
     connection.close()
     assert live.wait_idle(1.0) and live.engine.pool.used == 0
     connection = http.client.HTTPConnection("127.0.0.1", live.port)  # one that waits for the whole answer

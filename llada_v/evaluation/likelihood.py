@@ -20,6 +20,7 @@ import torch
 from ..errors import WrongValue
 from ..generation.config import SamplerConfig
 from ..generation.sampler import broken_model
+from ..sequence import picture_inputs
 
 LEAST_ROUNDS = 8  # independent rounds an error is estimated from
 
@@ -201,5 +202,5 @@ def are_greedy(
 
 def features_of(model, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
     """The features (F, D) of the pictures of a batch; None where there are none."""
-    pictures = {key: inputs[key] for key in ("pixel_values", "image_sizes", "image_layouts") if key in inputs}
+    pictures = picture_inputs(inputs)
     return model.encode_pictures(**pictures) if pictures else None

@@ -26,7 +26,7 @@ from ..generation.cache import Scope
 from ..generation.config import SamplerConfig
 from ..generation.generate import Plan, Reader, plan_of
 from ..generation.sampler import Call, Proposals, Sampled, SamplerState, proposals, steps_of
-from ..sequence import PICTURE_INPUTS
+from ..sequence import picture_inputs
 from .limits import EngineConfig
 from .packing import Part, run_packed
 from .pool import Pool
@@ -383,7 +383,7 @@ class Engine:
         """Embed the prompt, and take the loop to its first call."""
         request, plan = job.request, job.plan
         inputs = request.inputs
-        pictures = {name: inputs[name] for name in PICTURE_INPUTS if name in inputs}
+        pictures = picture_inputs(inputs)
         features = self.memory(**pictures) if pictures else None
         prompt = self.model.model.embed(inputs["input_ids"].to(self.device), features)
         suffix = torch.tensor(plan.suffix, dtype=torch.long, device=self.device)

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from ..errors import UserError
 from ..looks import attention_row, looks_of
-from ..sequence import PICTURE_INPUTS
+from ..sequence import picture_inputs
 from .engine import Engine
 from .errors import Refused
 from .forms import AttentionRequest
@@ -62,7 +62,7 @@ def read_look(server: Server, body: bytes) -> tuple[AttentionRequest, dict]:
 def look(engine: Engine, form: AttentionRequest, inputs: dict) -> dict:
     """The answer, in the engine's thread."""
     model = engine.model
-    pictures = {name: inputs[name] for name in PICTURE_INPUTS if name in inputs}
+    pictures = picture_inputs(inputs)
     features = engine.memory(**pictures) if pictures else None
     canvas = [model.config.mask_token_id if token is None else token for token in form.answer]
     prompt = inputs["input_ids"].to(engine.device)

@@ -42,11 +42,7 @@ def serve(engine: Engine, config: ServerConfig, limits: Limits, host: str, port:
     app = create_app(engine, config, limits)
     address, number = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
-    keys = (
-        ""
-        if config.keys or host in ("127.0.0.1", "localhost", "::1")
-        else "; anyone who reaches it may ask (no --api-key)"
-    )
+    keys = "" if config.keys or host in LOOPBACK else "; anyone who reaches it may ask (no --api-key)"
     print(f"{config.name} on http://{shown}:{number}{keys}", file=sys.stderr, flush=True)
     # uvicorn sends the signals that it stopped for once more at its end: they are obeyed by then, and the status is 0.
     for name in (signal.SIGINT, signal.SIGTERM):

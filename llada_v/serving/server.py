@@ -195,12 +195,6 @@ class Events:
         for job in self.jobs:
             self.engine.cancel(job)
 
-    def __enter__(self) -> "Events":
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.cancel()
-
 
 def refused(error: BaseException, num_prompt: int | None = None) -> Refused:
     """What a client is told of an error of the engine."""

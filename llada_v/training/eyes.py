@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ..processing_llada_v import LladaVProcessor
 from ..video import frames_at_fps, load_frames
 from .build import gathered
 from .history import ANSWERS, HISTORY, add_lines, read_lines, write_lines
+from .output import write_whole
 from .page import PAGE, page
 from .recipe import Recipe
 from .records import RecordDataset
@@ -53,6 +55,11 @@ class Question:
     def length(self) -> int:
         """Tokens of the canvas, by the letters of the true answer: at least one a token."""
         return min(MOST_TOKENS, CANVAS * (1 + len(self.truth) // (3 * CANVAS)))
+
+    @cached_property
+    def addresses(self) -> list[str]:
+        """The shown pictures as addresses of themselves."""
+        return [as_data(image) for image in self.shown]
 
 
 def questions_of(records: RecordDataset, count: int) -> list[Question]:
@@ -169,13 +176,10 @@ class Eyes(TrainerCallback):
     def write_page(self, state, status: str = "running") -> None:
         """Bring the page up to date. status: as `note_run` has it."""
         if state.is_world_process_zero:
-            shown = {question.name: [as_data(image) for image in question.shown] for question in self.questions}
+            shown = {question.name: question.addresses for question in self.questions}
             steps = (state.global_step, state.max_steps)
             answers = read_lines(self.output / ANSWERS)
-            text = page(self.output.name, status, steps, state.log_history, answers, shown)
-            draft = self.output / f".{PAGE}"
-            draft.write_text(text)
-            draft.replace(self.output / PAGE)
+            write_whole(self.output / PAGE, page(self.output.name, status, steps, state.log_history, answers, shown))
 
     def tell_wandb(self, found: list[dict]) -> None:
         """The answers as a table of a wandb run, with their pictures."""

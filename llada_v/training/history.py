@@ -5,9 +5,10 @@ answers.jsonl      every answer to the questions that are shown
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from .output import write_whole
 
 HISTORY, ANSWERS = "history.jsonl", "answers.jsonl"
 
@@ -21,9 +22,7 @@ def read_lines(file: str | Path) -> list[dict]:
 
 def write_lines(file: str | Path, entries: Iterable[dict]) -> None:
     """Write a file of these objects in place of what is there."""
-    draft = Path(file).with_name(f".{Path(file).name}")
-    draft.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    os.replace(draft, file)
+    write_whole(Path(file), "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def add_lines(file: str | Path, entries: Iterable[dict]) -> None:
