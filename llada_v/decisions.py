@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .conversation import read_messages, user_message
+from .conversation import list_of, read_messages, user_message
 from .errors import WrongValue
 from .generation.choices import Asked, read_apart, read_choices
 from .json_text import shown
@@ -94,6 +94,23 @@ def decide(
         name: decision(values, logs, temperature, close)
         for (name, values), logs in zip(spelled.items(), found, strict=True)
     }
+
+
+class DecideMixin:
+    """`decide` for the model: this module's, and where transformers calls it, transformers' own."""
+
+    def decide(self, inputs=(), questions: Mapping[str, Any] | None = None, processor=None, **settings):
+        """The answer to each closed question about the same pictures: model.decide([image], {...}, processor).
+
+        inputs: a picture or several, as `answer` takes images. questions, settings: see `decide` of `decisions`.
+        Without questions it is the call of transformers' decision pipeline, see `system_one.DecidesMixin`.
+        Raises ValueError as `decide`, and without a processor, which writes the questions as tokens.
+        """
+        if questions is None and "decision_questions" in settings:
+            return super().decide(**settings)  # type: ignore[misc]  # of a class that stands behind this one
+        if processor is None:
+            raise WrongValue("questions are written by the processor; give processor=processor")
+        return decide(self, processor, questions, list_of(inputs), **settings)  # type: ignore[arg-type]  # refused
 
 
 def prompts_of(processor, texts: Sequence[str], images, video) -> tuple[list[list[int]], dict[str, torch.Tensor]]:

@@ -25,6 +25,7 @@ from .anyres import Layout, grid_map, grid_of, num_tiles, pooled_side
 from .checkpoint.files import check_folder, check_json, local_folder, shapes_of
 from .checkpoint.names import KEY_MAPPING
 from .configuration_llada_v import IGNORE, LladaVConfig
+from .decisions import DecideMixin
 from .errors import WrongValue
 from .generation.config import SamplerConfig
 from .generation.generate import SamplerMixin
@@ -317,9 +318,9 @@ class LladaVModel(LladaVPreTrainedModel):
         )
 
 
-class LladaVForConditionalGeneration(SamplerMixin, LladaVPreTrainedModel, DecidesMixin):
-    """The model with its head: logits for training, `generate` (from `SamplerMixin`) for answers, `decide` for
-    transformers' typed decisions.
+class LladaVForConditionalGeneration(SamplerMixin, DecideMixin, LladaVPreTrainedModel, DecidesMixin):
+    """The model with its head: logits for training, `generate` (from `SamplerMixin`) for answers, `decide` for closed
+    questions, transformers' typed decisions among them.
     """
 
     accepts_loss_kwargs = False  # the loss is a mean over rows: transformers' Trainer shares it among accumulated steps

@@ -1,11 +1,12 @@
 """Typed decisions: probabilities of labels that are the model's own, whatever else is asked in the same forward."""
 
+import json
 import math
 
 import pytest
 import torch
 
-from llada_v import Decision, answer, decide, fit_temperature, load
+from llada_v import Decision, answer, cli, decide, fit_temperature, load
 from llada_v.answering import DEMO_IMAGE, DEMO_QUESTIONS, PictureMemory
 from llada_v.decisions import prompts_of, shared_length
 from llada_v.generation import choices
@@ -116,6 +117,17 @@ def test_the_model_that_ships_decides_as_it_answers(shipped_model, alone):
         assert not one.is_close
 
 
+def test_the_model_decides_by_itself(shipped_model):
+    model, processor = shipped_model
+    found = model.decide(DEMO_IMAGE, CLOSED, processor)
+    assert found == decide(model, processor, CLOSED, [DEMO_IMAGE])
+    assert model.decide([DEMO_IMAGE], CLOSED, processor, close=1.1)["Is there a red star?"].is_close
+    with pytest.raises(ValueError, match="give processor=processor"):
+        model.decide([DEMO_IMAGE], CLOSED)
+    with pytest.raises(ValueError, match="give a dictionary from questions"):
+        model.decide([DEMO_IMAGE], processor=processor)
+
+
 def test_names_values_spellings_and_temperature(shipped_model):
     model, processor = shipped_model
     asked = "Is there a red star?"
@@ -184,3 +196,39 @@ def test_a_temperature_that_was_laid_on_is_found_again():
         fit_temperature(found, right[1:])
     with pytest.raises(ValueError, match="7 is right, but the question may be"):
         fit_temperature(found[:1], [7])
+
+
+def test_the_verb_reads_questions_with_their_values_and_prints_them(shipped_model, capsys):
+    asked = ["Is there a red star?", "What colour is the circle?=red, green", "How many objects are there?=0..4"]
+    words = ["decide", "--image", str(DEMO_IMAGE), *(word for text in asked for word in ("--ask", text))]
+    assert cli.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" 0.")[0].split(" 1.")[0] for line in lines] == [
+        "Is there a red star? -> no",
+        "What colour is the circle? -> green",
+        "How many objects are there? -> 3",
+    ]
+    assert cli.main([*words, "--json", "--close", "1.1"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    questions = {"Is there a red star?": bool, "What colour is the circle?": ["red", "green"]}
+    questions |= {"How many objects are there?": range(5)}
+    for row, one in zip(rows, decide(*shipped_model, questions, [DEMO_IMAGE]).values(), strict=True):
+        assert (row["value"], row["probability"]) == (one.value, pytest.approx(one.probability))
+        assert row["is_close"] and len(row["probabilities"]) == len(one.probabilities)
+
+
+@pytest.mark.parametrize(
+    "asked, told",
+    [
+        (["Pages?=3..1"], "goes from 3 to 1; give 2 to 1000 numbers"),
+        (["Pages?=0..5000"], "give 2 to 1000 numbers"),
+        (["Red?", "Red?"], "is given twice; ask it once"),
+        (["Colour?=red"], "at least two texts"),
+        (["Colour?=red,"], "each value needs a text"),
+        (["=red,blue"], "write what you want to know"),
+    ],
+    ids=str,
+)
+def test_the_verb_says_in_one_line_what_cannot_be_asked(asked, told, capsys):
+    assert cli.main(["decide", *(word for text in asked for word in ("--ask", text))]) == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]

@@ -107,7 +107,12 @@ def test_settings_for_other_models_are_refused(loaded, request_of):
     with pytest.raises(ValueError, match="remove the file"):
         SystemOneConfig(chat_template="{{ state }}").prepare_inputs(request_of, processor)
     with pytest.raises(ValueError, match="the model's own decision_config"):
-        model.decide(torch.tensor([[1, 2]]), torch.tensor([2]), [], DecisionConfig())
+        model.decide(
+            input_ids=torch.tensor([[1, 2]]),
+            marks=torch.tensor([2]),
+            decision_questions=[],
+            decision_config=DecisionConfig(),
+        )
     with pytest.raises(ValueError, match="give a state, and questions"):
         SystemOneConfig().prepare_inputs({"state": "Hello"}, processor)
 

@@ -21,6 +21,7 @@ CHATTY = ("torchao", "torch.utils._pytree")
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 VERBS = {
     "generate": "answer questions about pictures or a video",
+    "decide": "answer closed questions with the probability of every value: --ask 'colour?=red,blue'",
     "chat": "talk with the model in a terminal, here or at a server",
     "serve": "answer over HTTP as OpenAI's API does, with a page: --model ... --port ...",
     "convert": "rewrite published weights as a folder that loads like any other",
