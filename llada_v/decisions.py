@@ -110,7 +110,7 @@ class DecideMixin:
             return super().decide(**settings)  # type: ignore[misc]  # of a class that stands behind this one
         if processor is None:
             raise WrongValue("questions are written by the processor; give processor=processor")
-        return decide(self, processor, questions, list_of(inputs), **settings)  # type: ignore[arg-type]  # refused
+        return decide(self, processor, questions, list_of(inputs), **settings)
 
 
 def prompts_of(processor, texts: Sequence[str], images, video) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
@@ -166,8 +166,8 @@ def spellings(name, may_be) -> dict[Any, list[str]]:
     return found
 
 
-def decision(values: Mapping[Any, list[str]], logs: torch.Tensor, temperature: float, close: float) -> Decision:
-    """From the texts of each value and the log-probabilities of all texts in order."""
+def decision(values: Mapping[Any, list], logs: torch.Tensor, temperature: float, close: float) -> Decision:
+    """From the texts of each value, or their ids, and the log-probabilities of all texts in order."""
     parts = (logs / temperature).log_softmax(0).exp().split([len(texts) for texts in values.values()])
     found = {value: float(part.sum()) for value, part in zip(values, parts, strict=True)}
     ranked = dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -318,7 +318,7 @@ class LladaVModel(LladaVPreTrainedModel):
         )
 
 
-class LladaVForConditionalGeneration(SamplerMixin, DecideMixin, LladaVPreTrainedModel, DecidesMixin):
+class LladaVForConditionalGeneration(SamplerMixin, DecideMixin, LladaVPreTrainedModel, DecidesMixin):  # type: ignore[misc]  # decide
     """The model with its head: logits for training, `generate` (from `SamplerMixin`) for answers, `decide` for closed
     questions, transformers' typed decisions among them.
     """

@@ -17,6 +17,7 @@ from published import PLACEHOLDER, fill_in, golden
 from llada_v import LladaVProcessor, charts, cli
 from llada_v.conversation import SYSTEM_PROMPT
 from llada_v.evaluation import run
+from llada_v.evaluation.extraction import choices_in
 from llada_v.evaluation.gen_kwargs import settings_of
 from llada_v.evaluation.prompts import chat_prompt, messages_of, original_prompt
 from llada_v.evaluation.results import Row, draw_table, failed, markdown, read_log, rows_of, save_table
@@ -585,6 +586,34 @@ def test_the_originals_prompts_need_plain_requests_and_get_a_table_of_their_own(
     command = queue("toyworld_video", "--reproduce-original")[2].commands[0]
     assert "--force_simple" in command and "reproduce_original=True" in command[command.index("--model_args") + 1]
     assert (tmp_path / "model" / "paper-original" / "table.md").is_file()
+
+
+def test_choices_that_are_read_stand_beside_what_is_written(queue, tmp_path, capsys):
+    name = "toyworld_multiple_choice"
+    assert [row["score"] for row in queue(name)[1]] == [25.0]
+    _, (row,), scripted = queue(name, "--read", "choices")
+    assert (row["score"], row["chosen"], row["settings"]) == (None, 25.0, "32 masks, one read")
+    assert "read=choices" in scripted.commands[0][scripted.commands[0].index("--model_args") + 1]
+    assert (tmp_path / "model" / "paper-choices" / "table.md").is_file() and not queue(name)[2].commands
+    assert queue("toyworld_likelihood", "--read", "choices")[0] == 2
+    assert "scores given ones; leave it out" in capsys.readouterr().err
+
+
+def test_a_column_for_choices_is_there_where_one_was_read():
+    read = Row("read", "", "rules", documents=3, chosen=75.0, paper=80.0)
+    assert "by probability" not in markdown(ROWS)
+    header, _, *_, last = (line.split("|") for line in markdown([*ROWS, read]).splitlines())
+    found = dict(zip(map(str.strip, header), map(str.strip, last), strict=True))
+    assert (found["score"], found["by probability"], found["difference"]) == ("", "75.0", "")
+    assert draw_table([read], "t").getpixel((charts.MARGIN + charts.BAR_NAME + 9, charts.BAR_TOP + 12)) == charts.PALE
+
+
+def test_what_a_question_lists_is_found():
+    found = {"A": ["A", "a star"], "B": ["B", "B-52"]}
+    assert choices_in("Which?\n(A) a star\n(B) B-52\nAnswer with the letter.") == found
+    assert choices_in("Which? A: a star, B: B-52") == found
+    assert choices_in("Is it red? Please answer Yes or No.") == {"Yes": ["Yes", "yes"], "No": ["No", "no"]}
+    assert choices_in("A. Why? Is it so, yes or not?") == {}
 
 
 def test_several_processes_start_through_torchrun(queue):

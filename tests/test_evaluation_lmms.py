@@ -24,7 +24,7 @@ from lmms_eval import evaluator  # noqa: E402
 from lmms_eval.api.task import ConfigurableTask  # noqa: E402
 from lmms_eval.tasks import TaskManager  # noqa: E402
 
-from llada_v import SamplerConfig  # noqa: E402
+from llada_v import SamplerConfig, decide  # noqa: E402
 from llada_v.answering import DEMO_MODEL, load  # noqa: E402
 from llada_v.evaluation import lmms  # noqa: E402
 from llada_v.evaluation.extraction import lettered, option  # noqa: E402
@@ -113,6 +113,29 @@ def test_options_are_answered_and_scored_as_directly(results, shipped):
         options = lettered(row["choices"])
         right.append(options.get(option(found, options)) == row["answer"])
     assert results["results"]["toyworld_multiple_choice"]["accuracy,none"] == pytest.approx(sum(right) / COUNT)
+
+
+def test_choices_are_read_as_directly_and_scored_in_a_column_of_their_own(tasks, shipped, tmp_path):
+    name = "toyworld_multiple_choice"
+    found = evaluate(tasks, [name], model_args=f"read=choices,on_bad_document=skip,log={tmp_path}/log")
+    right, log = [], {entry["doc_id"]: entry for entry in read_log(tmp_path)}
+    rows = zip(toyworld.multiple_choice(COUNT, 1), answers(found, name), strict=True)
+    for number, (row, letter) in enumerate(rows):
+        options = lettered(row["choices"])
+        if len(options) < 2:  # of so few questions some have no other answers
+            assert letter == "" and "lists no answers" in log[number]["skipped"]
+            right.append(False)
+            continue
+        may_be = {letter: [letter, text] for letter, text in options.items()}
+        asked = (toyworld.question_with_options(row), may_be)
+        one = decide(*shipped, {"q": asked}, row["images"], gen_length=32, alone=True)["q"]
+        assert letter == one.value and log[number]["probabilities"] == pytest.approx(one.probabilities, abs=1e-4)
+        right.append(options[letter] == row["answer"])
+    assert any(right)
+    share = 100 * sum(right) / COUNT
+    scores = {"results": {name: found["results"][name]}, "n-samples": {}}
+    (row,) = rows_of(read_settings()[name], scores, [], "", is_read=True)
+    assert (row.score, row.chosen, row.difference) == (None, pytest.approx(share), None)
 
 
 def test_plain_requests_give_the_same_answers_as_chat(results, tasks):
@@ -342,6 +365,20 @@ def test_answers_are_given_before_all_are_computed(tiny_folder):
     assert len(seen) == lmms.WINDOW
 
 
+def test_a_choice_is_read_only_where_the_question_lists_some(tiny_folder, tmp_path):
+    texts = ["Which?\nA. a star\nB. a moon\nC. an odd one", "Is it red? Answer yes or no.", "Why?"]
+    requests = [asked("fake", i, messages_of(text, [PICTURE]), {"gen_length": 2}) for i, text in enumerate(texts)]
+    settings = {"read": "choices", "on_bad_document": "skip", "log": str(tmp_path / "log")}
+    one = model_on(tiny_folder, [{}] * 3, batch_size=1, **settings)
+    two = model_on(tiny_folder, [{}] * 3, batch_size=2, **settings)
+    found = [[answer.text for answer in model.generate_until(requests)] for model in (one, two)]
+    assert found[0] == found[1] and found[0][0] in "ABC" and found[0][1] in ("Yes", "No") and found[0][2] == ""
+    log = {entry["doc_id"]: entry for entry in read_log(tmp_path)}
+    assert log[0]["probabilities"].keys() == set("ABC") and "lists no answers" in log[2]["skipped"]
+    with pytest.raises(ValueError, match="document 2 of fake lists no answers to choose from; .*read=answers"):
+        list(model_on(tiny_folder, [{}] * 3, read="choices").generate_until(requests))
+
+
 def test_random_answers_do_not_depend_on_batch_or_order(tiny_folder):
     requests = [asked("fake", i, messages_of("Hello?", []), {"gen_length": 4, "temperature": 1.0}) for i in range(4)]
     model = model_on(tiny_folder, [{}] * 4, batch_size=4)
@@ -449,6 +486,7 @@ def test_a_document_too_large_alone_says_so(tiny_folder, monkeypatch):
         ({"dtype": "int3"}, "dtype is 'int3'"),
         ({"conv_template": "llava_llada"}, "model_args has conv_template; the model llada_v takes pretrained"),
         ({"reproduce_original": True}, "add --force_simple"),
+        ({"read": "minds"}, "read is 'minds'; choose one of answers, choices"),
     ],
 )
 def test_a_wrong_argument_of_the_model_says_so(options, told):

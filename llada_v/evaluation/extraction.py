@@ -299,6 +299,15 @@ def options_in(question: str) -> dict[str, str]:
     return {match[1]: question[match.end() : end].strip() for match, end in zip(best, ends, strict=False)}
 
 
+def choices_in(question: str) -> dict[str, list[str]]:
+    """What a question that lists its answers may be answered with: each letter with its option's text, or yes and no;
+    nothing where it lists none."""
+    options = options_in(question)
+    if len(options) > 1:
+        return {letter: [letter, text.partition("\n")[0].rstrip(" ,;")] for letter, text in options.items()}
+    return {"Yes": ["Yes", "yes"], "No": ["No", "no"]} if re.search(r"\byes or no\b", question, re.I) else {}
+
+
 def unread_options(expected: str) -> dict[str, str]:
     """Letters, for options that stand in the picture alone: A to D, or as far as the right one."""
     return {letter: "" for letter in LETTERS if letter <= max("D", expected)}

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,12 +22,16 @@ from loguru import logger
 from tqdm import tqdm
 
 from ..answering import DEMO_MODEL, load
+from ..decisions import CLOSE, decision
 from ..errors import UserError, WrongValue
+from ..generation.choices import read_choices
 from ..generation.sampler import SamplerOutput
 from ..sequence import Sequence
+from .extraction import choices_in
 from .gen_kwargs import Settings, settings_of
 from .likelihood import are_greedy, log_likelihoods
 from .prompts import chat_prompt, messages_of, original_prompt
+from .request import CHOICES, READ
 from .scoring import forgive
 
 BAD_DOCUMENT = ("error", "skip")
@@ -44,12 +48,14 @@ class Asked:
     """One request on its way.
 
     seed: of its random numbers. prompt: None for a bad document that is skipped.
+    labels: where a choice is read, the ids of the texts that say each.
     """
 
     request: object
     settings: Settings
     seed: int
     prompt: Sequence | None = None
+    labels: dict[str, list[list[int]]] = field(default_factory=dict)
     answer: GenerationResult | None = None
 
 
@@ -103,6 +109,8 @@ class LladaV(lmms):
     on_bad_document: "error" stops at a document whose picture or video cannot be read, "skip" answers it with nothing
         and counts it. None: what the environment variable LLADA_V_ON_BAD_DOCUMENT says, else "error"; lmms-eval's cache
         holds for the same arguments alone, and a run that stopped at a document is to go on with "skip".
+    read: "answers": the sampler writes one; "choices": of the answers that a question lists (options under letters, or
+        yes and no) the most probable is read in one forward. A question that lists none is then a bad document.
     num_masks: see `likelihood.log_likelihoods`. seed: of random masks, and of answers with temperature.
     log: see `Log`.
     Raises ValueError for an argument it does not know, and what `answering.load` raises.
@@ -117,6 +125,7 @@ class LladaV(lmms):
         attn_implementation: str | None = None,
         reproduce_original: bool = False,
         on_bad_document: str | None = None,
+        read: str = READ[0],
         num_masks: int = 128,
         seed: int = 0,
         log: str | None = None,
@@ -126,8 +135,10 @@ class LladaV(lmms):
         if unknown:
             raise WrongValue(
                 f"model_args has {', '.join(sorted(unknown))}; the model llada_v takes pretrained, device, batch_size, "
-                "dtype, attn_implementation, reproduce_original, on_bad_document, num_masks, seed and log"
+                "dtype, attn_implementation, reproduce_original, on_bad_document, read, num_masks, seed and log"
             )
+        if read not in READ:
+            raise WrongValue(f"read is {read!r}; choose one of {', '.join(READ)}")
         if not str(batch_size).isdigit() or int(batch_size) < 1:
             raise WrongValue(f"batch_size is {batch_size!r}; give a whole number of at least 1")
         on_bad_document = on_bad_document or os.environ.get(ON_BAD_DOCUMENT, "error")
@@ -144,6 +155,7 @@ class LladaV(lmms):
         self.batch_size = int(batch_size)
         self.reproduce_original = reproduce_original
         self.on_bad_document = on_bad_document
+        self.read = read
         self.num_masks = num_masks
         self.seed = seed
         self.log = Log(log, self._rank)
@@ -171,8 +183,13 @@ class LladaV(lmms):
             return original_prompt(self.processor, context, visuals, think_mode)
         return chat_prompt(self.processor, messages_of(context, visuals), think_mode)
 
-    def prepare(self, request, answer_length: int, think_mode: str | None = None) -> Sequence | None:
-        """The prompt of a request; None for a bad document that is skipped. Otherwise raises `BadDocument` for one."""
+    def prepare(
+        self, request, answer_length: int, think_mode: str | None = None, labels: dict | None = None
+    ) -> Sequence | None:
+        """The prompt of a request; None for a bad document that is skipped. Otherwise raises `BadDocument` for one.
+
+        labels: filled with those that the question lists.
+        """
         name = f"document {request.doc_id} of {request.task_name}"
         try:
             try:
@@ -189,6 +206,10 @@ class LladaV(lmms):
                     f"{name} is too long: {len(prompt.input_ids)} tokens with its pictures and {answer_length} for the "
                     f"answer, where the model has {limit} positions"
                 )
+            if labels is not None:
+                labels |= self.labels_of(prompt, answer_length)
+                if not labels:
+                    raise BadDocument(f"{name} lists no answers to choose from; it is answered with read=answers")
             return prompt
         except BadDocument as error:
             if self.on_bad_document == "error":
@@ -196,6 +217,15 @@ class LladaV(lmms):
             logger.warning(f"skipped: {error}")
             self.log.write(request, skipped=str(error))
             return None
+
+    def labels_of(self, prompt: Sequence, length: int) -> dict[str, list[list[int]]]:
+        """What a question lists as ids: letters, and the options' texts where all differ and fit so many masks."""
+        listed = choices_in(self.processor.decode(prompt.input_ids, skip_special_tokens=True))
+        ids = {value: [self.processor.encode(text) for text in texts] for value, texts in listed.items()}
+        every = [tuple(label) for labels in ids.values() for label in labels]
+        if len(set(every)) == len(every) and all(0 < len(label) < length for label in every):
+            return ids
+        return {value: labels[:1] for value, labels in ids.items()}
 
     def halve(self, size: int, request, error: torch.OutOfMemoryError) -> None:
         """Go on with half the batch size. Raises ValueError where there is no half."""
@@ -232,7 +262,8 @@ class LladaV(lmms):
 
         def work(window: list[Asked]) -> list[Asked]:
             for item in window:
-                item.prompt = self.prepare(item.request, item.settings.answer_length, item.settings.think_mode)
+                labels = item.labels if self.read == CHOICES else None
+                item.prompt = self.prepare(item.request, item.settings.answer_length, item.settings.think_mode, labels)
                 if self.reproduce_original and item.prompt is not None and not item.prompt.visuals:
                     item.settings = item.settings.without_stops()  # as the original does for text alone
             return window
@@ -263,7 +294,7 @@ class LladaV(lmms):
             batch = batches.popleft()
             batch, rest = batch[: self.batch_size], batch[self.batch_size :]
             try:
-                self.answer_batch(batch)
+                (self.read_batch if self.read == CHOICES else self.answer_batch)(batch)
                 bar.update(len(batch))
             except torch.OutOfMemoryError as error:
                 self.halve(len(batch), batch[0].request, error)
@@ -291,6 +322,19 @@ class LladaV(lmms):
             counts = {"input_tokens": len(item.prompt.input_ids), "output_tokens": len(ids)}
             item.answer = GenerationResult(self.trimmed(text), TokenCounts(**counts))
             self.log.write(item.request, seconds=seconds, num_forwards=output.num_forwards, **counts)
+
+    def read_batch(self, batch: list[Asked]) -> None:
+        """Read the choice of each of a batch of equal settings."""
+        start = time.perf_counter()
+        inputs = self.processor.collate([item.prompt for item in batch], "left", "pt").to(self.device)
+        labels = [[label for texts in item.labels.values() for label in texts] for item in batch]
+        found = read_choices(self.model, inputs, labels, batch[0].settings.answer_length)
+        seconds = (time.perf_counter() - start) / len(batch)
+        for item, logs in zip(batch, found, strict=True):
+            one = decision(item.labels, logs, 1.0, CLOSE)
+            item.answer = GenerationResult(one.value, TokenCounts(output_tokens=0))
+            told = {"seconds": seconds, "input_tokens": len(item.prompt.input_ids), "output_tokens": 0}
+            self.log.write(item.request, **told, probabilities=one.probabilities)
 
     def trimmed(self, text: str) -> str:
         """An answer's text as it is scored."""

@@ -11,6 +11,7 @@ from ..shipped import shipped
 SETTINGS_FILE = shipped("eval/settings.yaml")
 OUTPUT = Path("exp/eval")
 PRESETS = ("paper", "fast")
+READ = ("answers", CHOICES := "choices")
 NODE_RANK = ("NODE_RANK", "RANK", "SLURM_NODEID")
 MOST = 10**9  # of what is only counted
 
@@ -30,6 +31,12 @@ class Evaluation:
         none="paper",
     )
     preset: str = setting("paper", "paper: the original's settings; fast: the faster ones", choices=PRESETS)
+    read: str = setting(
+        READ[0],
+        "answers: the model writes one; choices: of those that a question lists the most probable is read, in one "
+        "forward, for a column of its own",
+        choices=READ,
+    )
     settings: str | Path = setting(SETTINGS_FILE, "table of the tasks and their settings")
     output: str | Path = setting(OUTPUT, "folder for results; those of other settings stay in it")
     batch_size: int = setting(1, "documents at once in a process", least=1, most=MOST)

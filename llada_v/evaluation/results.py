@@ -17,6 +17,7 @@ from ..errors import WrongValue
 from .settings import Benchmark, Score
 
 COLUMNS = ("task", "score", "paper", "difference", "seconds", "documents", "skipped", "scored by", "settings")
+BY_CHOICE = "by probability"  # the column of choices that were read, where there are any
 SCORED_BY = {"lmms-eval": "lmms-eval", "rules": "rule-based extraction", "judge": "judge model"}
 
 
@@ -27,6 +28,7 @@ class Row:
     score, paper: in the paper's unit; None: failed, or the paper gives none. seconds: a document took in its process,
     pictures' features included. skipped: documents whose picture or video could not be read, scored as no answer;
     unscored: those whose scorer raised, also scored as no answer.
+    chosen: the score where choices were read, in place of `score`, which is of written answers.
     settings: of the sampler. standard_error: mean Monte-Carlo error of the log-likelihoods, in nats.
     problem: why there is no score.
     """
@@ -42,6 +44,7 @@ class Row:
     unscored: int = 0
     standard_error: float | None = None
     problem: str | None = None
+    chosen: float | None = None
 
     @property
     def difference(self) -> float | None:
@@ -87,10 +90,11 @@ def read_log(folder: str | Path) -> list[dict]:
     return list(found.values())
 
 
-def rows_of(benchmark: Benchmark, results: dict, log: list[dict], settings: str) -> list[Row]:
+def rows_of(benchmark: Benchmark, results: dict, log: list[dict], settings: str, is_read: bool = False) -> list[Row]:
     """The rows of a task that ran: one a score. A judge's score is left out where no judge ran.
 
-    results: lmms-eval's results file. Raises ValueError where a metric is missing.
+    results: lmms-eval's results file. is_read: whether choices were read, and no answers written.
+    Raises ValueError where a metric is missing.
     """
     skipped = {(entry["task"], entry["doc_id"]) for entry in log if "skipped" in entry}
     documents = sum(counts["effective"] for counts in results["n-samples"].values())
@@ -117,7 +121,9 @@ def rows_of(benchmark: Benchmark, results: dict, log: list[dict], settings: str)
             metrics = sorted({key for task in results["results"].values() for key in task if "_stderr" not in key})
             raise WrongValue(f"lmms-eval's results have no metric {score.metric!r}; there are {', '.join(metrics)}")
         name = f"{benchmark.name} {score.name}".strip()
-        rows.append(Row(task=name, by=score.by, score=value * score.scale, paper=score.paper, **shared))
+        value *= score.scale
+        found: dict[str, Any] = {"chosen": value} if is_read else {"score": value}
+        rows.append(Row(task=name, by=score.by, paper=score.paper, **found, **shared))
     return rows
 
 
@@ -143,8 +149,11 @@ def failed(benchmark: Benchmark, settings: str, problem: str) -> Row:
 def markdown(rows: list[Row]) -> str:
     """The rows as a Markdown table, columns aligned for reading as text."""
     cells = [list(COLUMNS), *(row.cells() for row in rows)]
+    if any(row.chosen is not None for row in rows):
+        for line, chosen in zip(cells, [BY_CHOICE, *(shown(row.chosen) for row in rows)], strict=True):
+            line.insert(2, chosen)
     cells = [[cell.replace("|", "\\|") for cell in line] for line in cells]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
     ]
@@ -173,10 +182,11 @@ def draw_table(rows: list[Row], title: str) -> Image.Image:
     drawn = [
         Bar(
             name=row.task,
-            value=row.score,
-            text=shown(row.score) + (f"  ({shown(row.difference, '+.1f')})" if row.paper is not None else ""),
+            value=row.score if row.chosen is None else row.chosen,
+            text=(shown(row.score) if row.chosen is None else f"{shown(row.chosen)} {BY_CHOICE}")
+            + (f"  ({shown(row.difference, '+.1f')})" if row.difference is not None else ""),
             mark=row.paper,
-            full=max(100.0, row.score or 0.0, row.paper or 0.0),
+            full=max(100.0, row.score or row.chosen or 0.0, row.paper or 0.0),
             problem=row.problem or "",
         )
         for row in rows

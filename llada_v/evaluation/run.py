@@ -27,7 +27,7 @@ from ..processing_llada_v import LladaVProcessor
 from ..shipped import PACKAGE, shipped
 from .extraction import RULES_VERSION
 from .places import Digests, claim, model_sums, others, place_of, task_sums
-from .request import Evaluation
+from .request import CHOICES, Evaluation
 from .results import Row, failed, read_log, rows_of, save_table
 from .settings import NO_KEY, Benchmark, chosen_tasks, has_judge, read_settings
 
@@ -48,7 +48,13 @@ def evaluate(plan: Evaluation) -> list[Row]:
     LladaVProcessor.from_pretrained(model)  # what is missing from the folder is said before the weights are read
     for made_by, files in dict.fromkeys((task.made_by, task.files) for task in tasks if task.made_by):
         resolve_name(made_by)(made_in(files, plan), plan.questions)
+    given = [task.name for task in tasks if task.is_likelihood]
+    if plan.read == CHOICES and given:
+        raise WrongValue(
+            f"--read {CHOICES} is for answers that would be written, and {given[0]} scores given ones; leave it out"
+        )
     variant = plan.preset + ("-original" if plan.reproduce_original else "")
+    variant += f"-{CHOICES}" if plan.read == CHOICES else ""
     folder = Path(plan.output) / Path(plan.model).name / variant
     folder.mkdir(parents=True, exist_ok=True)
     digests = Digests(Path(plan.output) / "digests.json")
@@ -107,6 +113,8 @@ def identity_of(task: Benchmark, made_of: dict, plan: Evaluation, digests: Diges
         sampler = {key: value for key, value in given.items() if value != plain[key] and key not in SAME_TOKENS}
         if given.get("temperature") or given.get("remasking") == "random":
             sampler["seed"] = plan.seed
+        if plan.read == CHOICES:
+            sampler = {"read": CHOICES}
         sampler |= {"gen_length": given["gen_length"], "until": task.until, "think_mode": task.think_mode}
     identity = made_of | {
         "task": tasks_argument(task).removeprefix(str(TASK_FILES)),
@@ -148,7 +156,7 @@ def run_task(
     done = folder / "done.json"
     known = json.loads(done.read_text()) if done.is_file() and not plan.fresh else {}
     if known.get("scored_with") == scored_with:
-        rows = rows_in(task, folder, known["results"], settings)
+        rows = rows_in(task, folder, known["results"], settings, plan)
         if plan.on_bad_document == "skip" or not any(row.skipped for row in rows):
             print(f"{task.name}: done before", file=sys.stderr)
             return rows
@@ -177,17 +185,18 @@ def run_task(
     if plan.node_rank:
         return []
     results = max(written, key=lambda file: file.stat().st_mtime).relative_to(folder)
-    rows = rows_in(task, folder, str(results), settings)
+    rows = rows_in(task, folder, str(results), settings, plan)
     if not any(row.problem for row in rows):
         done.write_text(json.dumps({"scored_with": scored_with, "results": str(results)}, indent=2))
     print(f"{task.name}: done in {time.time() - start:.0f} s", file=sys.stderr, flush=True)
     return rows
 
 
-def rows_in(task: Benchmark, folder: Path, results: str, settings: str) -> list[Row]:
+def rows_in(task: Benchmark, folder: Path, results: str, settings: str, plan: Evaluation) -> list[Row]:
     """The rows of a task from the files in its folder."""
     try:
-        return rows_of(task, json.loads((folder / results).read_text()), read_log(folder / "documents"), settings)
+        found, log = json.loads((folder / results).read_text()), read_log(folder / "documents")
+        return rows_of(task, found, log, settings, plan.read == CHOICES)
     except (WrongValue, json.JSONDecodeError) as error:  # a metric that is missing, a file that was cut off
         return [failed(task, settings, str(error))]
 
@@ -197,6 +206,8 @@ def settings_text(task: Benchmark, plan: Evaluation) -> str:
     if task.is_likelihood:
         return f"{plan.num_masks} masks"
     given = task.sampling(plan.preset)
+    if plan.read == CHOICES:
+        return " ".join([f"{given['gen_length']} masks, one read", *([task.think_mode] if task.think_mode else [])])
     lengths = "/".join(str(given.pop(name, "-")) for name in ("gen_length", "block_length", "steps"))
     words = [lengths, *(f"{name} {value}" for name, value in given.items() if value not in (0.0, "low_confidence"))]
     return " ".join([*words, *([task.think_mode] if task.think_mode else [])])
@@ -222,6 +233,7 @@ def command_of(task: Benchmark, model: str, folder: Path, plan: Evaluation) -> l
         "dtype": plan.dtype,
         "attn_implementation": plan.attn_implementation,
         "num_masks": plan.num_masks,
+        "read": plan.read if plan.read == CHOICES else None,  # what it is by default makes no other cache
         "seed": plan.seed,
         "log": folder / "documents" / "log",
         "reproduce_original": plan.reproduce_original or None,
