@@ -132,6 +132,37 @@ def merged(folder):
     return folder / "merged"
 
 
+# Records that share rows
+
+# Ten steps.
+PACKED = {"micro_batch_size": 1, "pack_length": 600, "group_by_length": True, "pad_to_multiple_of": 1, "epochs": 1.25}
+
+
+@pytest.fixture(scope="module")
+def packed_alone(tiny_folder, many, tmp_path_factory):
+    """The output of one process that packs."""
+    output = tmp_path_factory.mktemp("packed") / "run"
+    given = arguments(tiny_folder, many, output, **PACKED)
+    done = launch("scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", *given)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output
+
+
+@pytest.mark.parametrize("name", ["DDP", "ZeRO-2", "ZeRO-3"])
+def test_two_processes_whose_records_share_rows_train_as_one(tiny_folder, many, packed_alone, tmp_path, name):
+    """Grouped by modality: steps of texts alone, of pictures alone, and of both."""
+    output = tmp_path / "run"
+    given = arguments(tiny_folder, many, output, RUNS[name], **PACKED)
+    done = launch("scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", "1", "2", *given)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ours, theirs = losses(output), losses(packed_alone)
+    assert list(ours) == list(theirs) == list(range(1, 11))
+    difference = max(abs(ours[step] - theirs[step]) for step in ours)
+    far = largest_difference(weights(output), weights(packed_alone))
+    print(f"{name}, packed: losses {difference:.2g}, weights {far:.2g}")
+    assert difference < 1e-4
+
+
 # Other machines than before
 
 
