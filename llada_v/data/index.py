@@ -3,7 +3,8 @@
     <folder>/<fingerprint>/records.arrow     columns as in SCHEMA, in the order of the sources
     <folder>/<fingerprint>/index.json        what it was made from
 
-The fingerprint covers path, size, time of change and sampling of every source: a changed file gets a new index. What is
+The fingerprint covers path, size, time of change (or a store's mark of the version) and sampling of every source: a
+changed file gets a new index. What is
 in memory is what is being looked at; a process holds nothing that grows with the number of records.
 """
 
@@ -23,8 +24,9 @@ from datasets import Dataset
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ..errors import BadFile
+from ..errors import BadFile, WrongValue
 from .mixture import Source, parse_strategy, select
+from .remote import RemoteFile
 from .sources import Blob, Entry, read_entries
 from .writing import NOT_WRITABLE
 
@@ -85,7 +87,7 @@ def open_index(sources: list[Source], folder: str | Path | None, seed: int) -> R
     seed: decides which records "random" sampling takes.
     Raises what reading the sources raises, and OSError with a remedy where the folder cannot be written.
     """
-    folder = sources[0].file.parent / ".index" if folder is None else Path(folder)
+    folder = index_folder(sources[0].file) if folder is None else Path(folder)
     description = describe(sources, seed)
     target = folder / fingerprint(description)
 
@@ -98,21 +100,33 @@ def open_index(sources: list[Source], folder: str | Path | None, seed: int) -> R
     return RecordIndex(target)
 
 
+def index_folder(first: Path | RemoteFile) -> Path:
+    """Where an index is kept unless the user says something else. Raises ValueError for sources elsewhere."""
+    if isinstance(first, RemoteFile):
+        raise WrongValue(f"{first} is not on this machine; name a folder for the index of its records as index_folder")
+    return first.parent / ".index"
+
+
 def describe(sources: list[Source], seed: int) -> dict:
     """What an index is made from."""
     described = []
     for source in sources:
-        state = source.file.stat()
+        file = source.file
         described.append(
             {
-                "file": str(source.file),
-                "bytes": state.st_size,
-                "changed": state.st_mtime_ns,
+                "file": str(file),
+                **(file.state() if isinstance(file, RemoteFile) else state_of(file)),
                 "sampling_strategy": source.strategy,
             }
         )
     is_random = any(parse_strategy(source.strategy)[0] == "random" for source in sources)
     return {"format": FORMAT, "seed": seed if is_random else None, "sources": described}
+
+
+def state_of(file: Path) -> dict:
+    """Size and time of change."""
+    state = file.stat()
+    return {"bytes": state.st_size, "changed": state.st_mtime_ns}
 
 
 def fingerprint(description) -> str:

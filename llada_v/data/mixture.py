@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import MissingFile, WrongValue
+from .remote import RemoteFile, place_of
 from .sources import SUFFIXES
 from .yaml_text import read_yaml
 
@@ -32,7 +33,7 @@ STRATEGIES = "all, first:N, end:N or random:N, with N a number of records or P%"
 class Source:
     """One data file, which of its records are taken, and the folders its pictures are looked for in."""
 
-    file: Path
+    file: Path | RemoteFile
     strategy: str
     image_roots: tuple[str, ...]
 
@@ -46,9 +47,11 @@ def list_sources(data: str | list[str], image_root: str | list[str]) -> list[Sou
     for pattern in [data] if isinstance(data, str) else data:
         for name in expand_braces(pattern):
             if name.endswith((".yaml", ".yml")):
-                sources += read_mixture(Path(name), image_root)
+                if isinstance(place := place_of(name), RemoteFile):
+                    raise WrongValue(f"{place} is a mixture elsewhere; copy it here, its data files may stay there")
+                sources += read_mixture(place, image_root)
             else:
-                sources.append(Source(Path(name), "all", roots_of(image_root)))
+                sources.append(Source(place_of(name), "all", roots_of(image_root)))
             check_number(len(sources), "data")
     if not sources:
         raise WrongValue("data names no file; give at least one")
@@ -70,7 +73,8 @@ def check_source(source: Source) -> None:
         raise MissingFile(f"no data file at {source.file}; see data/README.md for where each data set goes")
     parse_strategy(source.strategy)
     for root in source.image_roots:
-        if not Path(root).is_dir():
+        place = place_of(root)
+        if isinstance(place, Path) and not place.is_dir():  # a store has no folders, only names that begin so
             raise MissingFile(
                 f"no image root at {root}; image_root names the folders that relative picture paths start from"
             )
@@ -124,7 +128,7 @@ def read_mixture(file: Path, image_root: str | list[str]) -> list[Source]:
         names = expand_braces(entry["json_path"])
         if any(name.endswith((".yaml", ".yml")) for name in names):
             raise WrongValue(f"{file} names the mixture {entry['json_path']}; a mixture names data files alone")
-        sources += [Source(Path(name), strategy, roots_of(root)) for name in names]
+        sources += [Source(place_of(name), strategy, roots_of(root)) for name in names]
         check_number(len(sources), file)
     return sources
 

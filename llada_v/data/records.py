@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..conversation import IMAGE, list_of
@@ -17,6 +17,7 @@ from ..json_text import shown
 from ..video import VIDEO_SUFFIXES
 from .index import RecordIndex, open_index
 from .mixture import Source, list_sources
+from .remote import RemoteFile, place_of
 from .sources import NO_FILE, Blob, name_of, parsed
 
 # Keys under which other projects keep the files of a record; metadata such as "image_id" is not among them.
@@ -136,20 +137,27 @@ def chosen_blobs(names: list, by_name: dict[str, Blob], blobs: list[Blob], kind:
     return blobs
 
 
-def read_blob(file: Path, blob: Blob) -> bytes:
+def read_blob(file: Path | RemoteFile, blob: Blob) -> bytes:
     """The bytes of a file inside a tar."""
+    if isinstance(file, RemoteFile):
+        return file.read(blob.offset, blob.size)
     with file.open("rb") as stream:
         stream.seek(blob.offset)
         return stream.read(blob.size)
 
 
 def find(name, roots: tuple[str, ...]):
-    """The path of a picture or video; what is not a path stays as it is, for the processor to refuse."""
+    """The path of a picture or video, or the bytes of one elsewhere.
+
+    What is not a path stays as it is, for the processor to refuse.
+    """
     if not isinstance(name, str):
         return name
-    if len(roots) == 1:
-        return Path(roots[0]) / name
     for root in roots:
-        if (path := Path(root) / name).exists():
-            return path
-    raise MissingFile(f"no picture or video at {name} under any of {', '.join(roots)}")
+        place = Path(name) if Path(name).is_absolute() else place_of(root) / name
+        if isinstance(place, RemoteFile):
+            with suppress(MissingFile):
+                return place.whole()
+        elif len(roots) == 1 or place.exists():
+            return place
+    raise MissingFile(f"no picture or video at {name} under any of {', '.join(map(str, map(place_of, roots)))}")

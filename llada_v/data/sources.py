@@ -1,4 +1,4 @@
-"""Data files to entries, streamed: JSON arrays, JSON Lines, WebDataset tars. No file is ever held whole.
+"""Data files to entries, streamed: JSON arrays, JSON Lines, WebDataset tars, here or far away. None is ever held whole.
 
 An entry is the text of one record as it stands in the file. A line that is not JSON is an entry too: what is wrong with
 it is said when it is read, so that a check can list all of them. A JSON array cannot be read past its first mistake.
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ..errors import MissingFile, WrongValue
 from ..images import is_left_behind
+from .remote import RemoteFile, place_of
 
 SUFFIXES = (".json", ".jsonl", ".tar")
 CHUNK = 1 << 20  # characters read at a time
@@ -40,13 +41,13 @@ class Entry(NamedTuple):
     blobs: tuple[Blob, ...] = ()
 
 
-def read_entries(file: str | Path, may_be_empty: bool = False) -> Iterator[Entry]:
-    """The entries of a data file, by its suffix.
+def read_entries(file: str | Path | RemoteFile, may_be_empty: bool = False) -> Iterator[Entry]:
+    """The entries of a data file, by its suffix; a file elsewhere by its address.
 
     Raises FileNotFoundError for a missing file, ValueError for an unknown kind, for what is not JSON or not an array
     of objects, for a broken tar, and for a file without a record unless it may be empty.
     """
-    file = Path(file)
+    file = place_of(file)
     readers = {".json": array_entries, ".jsonl": line_entries, ".tar": tar_entries}
     if file.suffix not in readers:
         raise WrongValue(f"{file} is not a kind of data file that can be read; expected one of {', '.join(SUFFIXES)}")
@@ -138,7 +139,7 @@ def lone_surrogate(record: dict, text: str) -> str | None:
     return None
 
 
-def check_encoding(file: Path) -> None:
+def check_encoding(file: Path | RemoteFile) -> None:
     """Raise ValueError for a file of UTF-16 or UTF-32, with or without a mark at its start."""
     with file.open("rb") as stream:
         start = stream.read(4)
@@ -151,7 +152,7 @@ def check_encoding(file: Path) -> None:
         )
 
 
-def array_entries(file: Path) -> Iterator[Entry]:
+def array_entries(file: Path | RemoteFile) -> Iterator[Entry]:
     """The objects of a JSON array."""
     check_encoding(file)
     buffer = ArrayBuffer(file)
@@ -179,7 +180,7 @@ def array_entries(file: Path) -> Iterator[Entry]:
 class ArrayBuffer:
     """The part of a JSON file that is being read."""
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path | RemoteFile):
         self.file = file
         self.stream = file.open(encoding="utf-8-sig")
         self.decoder = json.JSONDecoder(parse_int=str)  # of any length: what is wrong with a record is its own error
@@ -245,7 +246,7 @@ class ArrayBuffer:
         return text
 
 
-def line_entries(file: Path) -> Iterator[Entry]:
+def line_entries(file: Path | RemoteFile) -> Iterator[Entry]:
     """The lines of a JSON Lines file that are not blank."""
     check_encoding(file)
     with file.open("rb") as stream:
@@ -255,13 +256,13 @@ def line_entries(file: Path) -> Iterator[Entry]:
                 yield Entry(text, number)
 
 
-def tar_entries(file: Path) -> Iterator[Entry]:
+def tar_entries(file: Path | RemoteFile) -> Iterator[Entry]:
     """The samples of a WebDataset tar: files side by side whose names agree up to the first dot, one of them .json.
 
     What desktops leave among the files of their users is passed over.
     """
     try:
-        with tarfile.open(file, "r:") as tar:
+        with file.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             key, text, number = None, None, 0
             blobs: list[Blob] = []
             while (member := tar.next()) is not None:
@@ -288,7 +289,9 @@ def tar_entries(file: Path) -> Iterator[Entry]:
         raise WrongValue(f"{file} cannot be read as an uncompressed tar: {error}") from error
 
 
-def finished(file: Path, key: tuple[str, str], text: bytes | None, number: int, blobs: list[Blob]) -> Entry:
+def finished(
+    file: Path | RemoteFile, key: tuple[str, str], text: bytes | None, number: int, blobs: list[Blob]
+) -> Entry:
     """The entry of a tar's sample."""
     if text is None:
         raise WrongValue(f"{file} has no {'/'.join(filter(None, key))}.json beside the other files of that sample")

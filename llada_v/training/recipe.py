@@ -34,14 +34,17 @@ class Recipe:
     output: str = setting(told="folder of checkpoints and, at its top, of the finished model", may_change=True)
     data: str | list[str] = setting(
         told="one source of records or a list of them: a JSON array, JSON Lines, WebDataset tars, a mixture (.yaml); "
-        "{a,b} and {000..012} in a name stand for several files",
+        "{a,b} and {000..012} in a name stand for several files; s3://, gs://, hf:// and https:// are read from there",
         least=1,
     )
     image_root: str | list[str] = setting(
         ".", "folder that relative picture and video paths start from, or several that are tried in order", least=1
     )
     index_folder: str | None = setting(
-        None, "where the index of the records is kept", none="`.index` beside the first source", may_change=True
+        None,
+        "where the index of the records is kept; to be named where they are not on this machine",
+        none="`.index` beside the first source",
+        may_change=True,
     )
     on_bad_record: str = setting(
         "stop",
