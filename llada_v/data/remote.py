@@ -88,7 +88,7 @@ class RemoteFile:
             if len(data) > size:
                 raise BadFile(f"{self}: the server sends the whole file where a part is asked for; copy it here first")
             if len(data) < size:
-                raise OSError(f"{len(data):,} of {size:,} bytes came")
+                raise ShortAnswer(f"{len(data):,} of {size:,} bytes came")
             return data
 
         return self.ask(ranged) if size else b""
@@ -145,6 +145,10 @@ class RemoteFile:
         cause = error.__cause__ or error
         text = str(cause).replace(self.address, str(self)) or type(cause).__name__
         return re.sub(r"//[^/@\s]+@", "//", re.sub(r"\?[^\s'\")>]+", "?...", text))
+
+
+class ShortAnswer(OSError):
+    """Fewer bytes than were asked for; the next try may bring all."""
 
 
 class Ranges(io.RawIOBase):
