@@ -24,9 +24,10 @@ import torch
 
 from llada_v import SamplerConfig
 from llada_v.answering import device_of, dtype_of, load
-from llada_v.benchmark.shapes import build
+from llada_v.benchmark.clients import NoTokenizer, serve_clients
+from llada_v.benchmark.shapes import SHAPES, build
 from llada_v.conversation import user_message
-from llada_v.serving.engine import Engine, EngineConfig, Failed, Finished, Request, Step
+from llada_v.serving.engine import Engine, EngineConfig
 from llada_v.toyworld import make_scene
 from llada_v.toyworld.scenes import draw
 
@@ -65,57 +66,6 @@ def prompts_of(args, model, processor):
     return [{"input_ids": torch.randint(0, most, (1, chance.choice(lengths)))} for _ in range(args.requests)]
 
 
-class Plain:
-    """A processor for random prompts: no tokenizer."""
-
-    tokenizer = None
-
-
-def measure(engine, prompts, sampler, clients):
-    """(requests and tokens a second, p50 and p99 of seconds, forwards, CPU ms a request) of closed-loop clients."""
-    waiting, lock, seconds, done = list(prompts), threading.Lock(), [], threading.Event()
-    left = len(waiting)
-    before = dict(engine.counts)
-
-    def send():
-        with lock:
-            if not waiting:
-                return
-            inputs = waiting.pop()
-        engine.submit(Request(inputs, sampler, listen))
-
-    def listen(event):
-        nonlocal left
-        if isinstance(event, Step):
-            return
-        if isinstance(event, Failed):
-            raise event.error
-        assert isinstance(event, Finished)
-        seconds.append(event.seconds)
-        left -= 1
-        if not left:
-            done.set()
-        threading.Thread(target=send).start()  # a client is no part of the engine's thread
-
-    begun, spent = time.perf_counter(), time.process_time()
-    for _ in range(clients):
-        send()
-    if not done.wait(3600):
-        raise SystemExit("the engine does not finish")
-    passed, spent = time.perf_counter() - begun, time.process_time() - spent
-    seconds.sort()
-    tokens = engine.counts["tokens"] - before["tokens"]
-    forwards = engine.counts["forwards"] - before["forwards"]
-    return (
-        len(seconds) / passed,
-        tokens / passed,
-        seconds[len(seconds) // 2],
-        seconds[min(len(seconds) - 1, len(seconds) * 99 // 100)],
-        forwards,
-        1000 * spent / len(seconds),
-    )
-
-
 def throughput(args):
     """A table: ways by clients."""
     device = device_of(args.device)
@@ -147,14 +97,19 @@ def throughput(args):
         for way in args.ways.split(","):
             kind = EqualSteps if way == "equal steps" else Engine
             most = 1 if way == "one at a time" else 32
-            engine = kind(model, processor or Plain(), EngineConfig(**{**vars(config), "max_running": most})).start()
-            measure(engine, prompts[: min(len(prompts), 4)], sampler, clients)  # the first calls are slow
+            limits = EngineConfig(**{**vars(config), "max_running": most})
+            engine = kind(model, processor or NoTokenizer(), limits).start()
+            serve_clients(engine, prompts[: min(len(prompts), 4)], sampler, clients)  # the first calls are slow
             engine.waits.clear()
-            best = max(measure(engine, prompts, sampler, clients) for _ in range(args.rounds))
+            best = max(
+                (serve_clients(engine, prompts, sampler, clients) for _ in range(args.rounds)),
+                key=lambda found: found.requests_per_second,
+            )
             waits = sorted(engine.waits)
             at = waits[len(waits) // 2], waits[len(waits) * 99 // 100]
             engine.close()
-            row = f"{best[0]:.2f} | {best[1]:.0f} | {best[2]:.3f} | {best[3]:.3f} | {best[4]} | {best[5]:.0f}"
+            rates = f"{best.requests_per_second:.2f} | {best.tokens_per_second:.0f}"
+            row = f"{rates} | {best.median:.3f} | {best.slowest:.3f} | {best.forwards} | {best.cpu_milliseconds:.0f}"
             print(f"| {clients} | {way} | {row} | {at[0]}, {at[1]} |", flush=True)
             del engine
 
@@ -260,7 +215,7 @@ def main():
     verbs = parser.add_subparsers(required=True)
     one = verbs.add_parser("throughput")
     one.set_defaults(run=throughput)
-    one.add_argument("--shape", default="tiny", choices=("tiny", "mid", "8b"))
+    one.add_argument("--shape", default="tiny", choices=SHAPES)
     one.add_argument("--device")
     one.add_argument("--clients", default="1,4,8,16,32")
     one.add_argument("--ways", default=",".join(WAYS))

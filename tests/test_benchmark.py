@@ -333,7 +333,7 @@ def test_tune_prints_the_front_and_the_fastest(tiny_folder, questions, tmp_path,
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["bench", "--shape", "huge"], "--shape is 'huge'; choose one of tiny, mid, 8b"),
+        (["bench", "--shape", "huge"], "--shape is 'huge'; choose one of tiny, small, mid, 8b"),
         (["bench", "--setting", "fast: stepz=8"], "setting 'fast' has stepz"),
         (["bench", "--setting", "odd: gen_length=7 block_length=2"], "setting 'odd': gen_length 7 is not a multiple"),
         (["bench", "--settings", "nothing.yaml"], "there is no file nothing.yaml"),

@@ -8,6 +8,8 @@
     accuracy   shares of right answers and their differences, with intervals
     bench      the rounds and the table
     tune       the search
+    measure    a device in some minutes, part by part: the above, and learning, profiling, clients of the engine
+    host       what the sampling loop costs without the model
 
 Settings are data: only the names of the fields of `SamplerConfig` and `model.generate` are known here.
 """

@@ -1,7 +1,8 @@
 """The models that are measured without a checkpoint, and what is asked of them.
 
-`tiny` is the model that ships. `mid` and `8b` have random weights, made on the device they run on: their speed is that
-of trained weights of the same sizes, their confidence is not, so a rule that waits for confidence says nothing there.
+`tiny` is the model that ships. `small`, `mid` and `8b` have random weights, made on the device they run on: their speed
+is that of trained weights of the same sizes, their confidence is not, so a rule that waits for confidence says nothing
+there.
 """
 
 import sys
@@ -34,9 +35,33 @@ class Shape:
     steps: int | None = None
 
 
+# In a vocabulary of 1,024.
+SPECIAL: tuple[str, ...] = ("image_token_id", "mask_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
+SPECIAL += ("start_header_id", "end_header_id", "eot_token_id")
+
 LONG_PROMPT: dict[str, Any] = dict(prompt_length=3687, picture=(768, 1024))  # 3,627 of the tokens are features
 SHAPES = {
     "tiny": Shape(),
+    # So small that everything that is measured can be rehearsed on a CPU.
+    "small": Shape(
+        config=dict(
+            text_config=dict(
+                vocab_size=1024, hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4
+            ),
+            vision_config=dict(
+                hidden_size=48,
+                intermediate_size=96,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                image_size=56,
+            ),
+            **dict(zip(SPECIAL, range(1016, 1024), strict=True)),
+        ),
+        prompt_length=160,
+        picture=(112, 112),
+        gen_length=32,
+        steps=8,
+    ),
     # The tower runs once an answer and is not what is measured.
     "mid": Shape(
         config=dict(
@@ -56,13 +81,19 @@ def build(name: str, device: torch.device, dtype: torch.dtype, seed: int = 0) ->
 
     Raises ValueError where the device has too little free memory for it.
     """
-    config = LladaVConfig(**SHAPES[name].config)
+    return random_model(LladaVConfig(**SHAPES[name].config), f"shape {name}", device, dtype, seed)
+
+
+def random_model(
+    config: LladaVConfig, name: str, device: torch.device, dtype: torch.dtype, seed: int = 0, copies: int = 1
+) -> LladaVForConditionalGeneration:
+    """A model with random weights, see `build`. copies: of its weights that will be there; 4 where AdamW trains."""
     with torch.device("meta"):
         count = sum(weight.numel() for weight in LladaVForConditionalGeneration(config).parameters())
-    needed = count * dtype.itemsize
+    needed = count * dtype.itemsize * copies
     room = needed * HEADROOM
     free = free_memory(device)
-    size = f"shape {name}: {count / 1e9:.2f} billion random weights in {str(dtype).removeprefix('torch.')}"
+    size = f"{name}: {count / 1e9:.2f} billion random weights in {str(dtype).removeprefix('torch.')}"
     if free is not None and room > free:
         smaller = "" if dtype.itemsize == 2 else f", or --dtype bfloat16, which needs {room / 2 / GIB:.1f}"
         raise WrongValue(

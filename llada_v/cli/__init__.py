@@ -34,6 +34,7 @@ VERBS = {
     "judge": "score a model on held-out questions of the small world",
     "evaluate": "benchmarks through lmms-eval, and their table",
     "bench": "measure sampler settings side by side: speed, floor, memory, accuracy",
+    "measure": "what a GPU does with the 8B model, in nine minutes; --rehearse on a CPU",
     "tune": "find the fastest settings for your own questions: FILE",
     "toyworld": "what a training in the small world starts from: data, model, sight",
 }

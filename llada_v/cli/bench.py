@@ -21,7 +21,7 @@ FEW, MANY = 16, 1000  # questions that are timed; questions that are judged
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is measured on what."""
     add = parser.add_argument
-    add("--shape", default="tiny", help="tiny: the model that ships (default); mid, 8b: random weights")
+    add("--shape", default="tiny", help="tiny: the model that ships (default); small, mid, 8b: random weights")
     add("--steps", type=int, help="forward passes of scheduled rules (default: of the shape, else one token a step)")
     add("--batch", default="1", metavar="N,N,...", help="prompts answered together (%(default)s)")
     add("--rounds", type=int, help="how often each prompt is answered (default: 3, or 1 with --accuracy)")
