@@ -3,6 +3,7 @@
 
 python scripts/measure_serving.py throughput --shape tiny --requests 64
 python scripts/measure_serving.py throughput --shape 8b --clients 1,8,32 --prompts 200,3700 --steps 32
+python scripts/measure_serving.py together --questions 128 --at-once 8,16 --presets exact,fast
 python scripts/measure_serving.py soak --minutes 30 --clients 8
 """
 
@@ -28,8 +29,11 @@ from llada_v.benchmark.clients import NoTokenizer, serve_clients
 from llada_v.benchmark.shapes import SHAPES, build
 from llada_v.conversation import user_message
 from llada_v.serving.engine import Engine, EngineConfig
+from llada_v.serving.together import Question, answer_together
 from llada_v.toyworld import make_scene
+from llada_v.toyworld.records import heldout_questions, message_of
 from llada_v.toyworld.scenes import draw
+from llada_v.toyworld.stories import ALL_FAMILIES
 
 QUESTIONS = ("How many objects are there?", "List everything.", "Is there a red star?")
 WAYS = ("engine", "one at a time", "equal steps")
@@ -112,6 +116,59 @@ def throughput(args):
             row = f"{rates} | {best.median:.3f} | {best.slowest:.3f} | {best.forwards} | {best.cpu_milliseconds:.0f}"
             print(f"| {clients} | {way} | {row} | {at[0]}, {at[1]} |", flush=True)
             del engine
+
+
+def together(args):
+    """Held-out questions of the tiny model in batches, and where each that is finished makes room for the next."""
+    model, processor = load(device=args.device)
+    items = heldout_questions(args.questions, args.seed, ALL_FAMILIES[: args.families])
+    asked = [dict(inputs_for(processor, [item])) for item in items]
+
+    trunk, forwards = model.model.language_model, 0
+    compute = trunk.run
+
+    def counted(*given, **named):
+        nonlocal forwards
+        forwards += 1
+        return compute(*given, **named)
+
+    trunk.run = counted
+
+    def in_batches(sampler, size):
+        texts = []
+        for start in range(0, len(items), size):
+            inputs = inputs_for(processor, items[start : start + size]).to(model.device)
+            found = model.generate(
+                **inputs, sampler=sampler, tokenizer=processor.tokenizer, return_dict_in_generate=True
+            )
+            texts += found.texts
+        return texts
+
+    def continuous(sampler, size):
+        questions = [Question(inputs, sampler) for inputs in asked]
+        found = dict(pair for pairs in answer_together(model, processor, questions, size) for pair in pairs)
+        return [found[number].text for number in range(len(items))]
+
+    print("| preset | at once | way | forwards | CPU s | seconds |\n|---|---|---|---|---|---|")
+    for preset in args.presets.split(","):
+        sampler = SamplerConfig.preset(preset, gen_length=32)
+        for size in [int(word) for word in args.at_once.split(",")]:
+            texts = []
+            for way, run in (("batches", in_batches), ("continuous", continuous)):
+                spent, begun, forwards = time.process_time(), time.perf_counter(), 0
+                answers = run(sampler, size)
+                spent, passed = time.process_time() - spent, time.perf_counter() - begun
+                texts.append(answers)
+                print(f"| {preset} | {size} | {way} | {forwards} | {spent:.1f} | {passed:.1f} |", flush=True)
+            print(f"{sum(a != b for a, b in zip(*texts, strict=True))} answers differ", file=sys.stderr)
+
+
+def inputs_for(processor, items):
+    """What the processor makes of held-out questions."""
+    conversations = [[message_of(visual, question)] for visual, question, _ in items]
+    return processor.apply_chat_template(
+        conversations, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
 
 
 def resident(pid):
@@ -229,6 +286,14 @@ def main():
     one.add_argument("--tick-tokens", type=int, default=8192)
     one.add_argument("--rounds", type=int, default=1)
     one.add_argument("--seed", type=int, default=0)
+    batch = verbs.add_parser("together")
+    batch.set_defaults(run=together)
+    batch.add_argument("--device")
+    batch.add_argument("--questions", type=int, default=128)
+    batch.add_argument("--families", type=int, default=8, help="how many of the families, in their order")
+    batch.add_argument("--at-once", default="8,16")
+    batch.add_argument("--presets", default="exact,fast")
+    batch.add_argument("--seed", type=int, default=5)
     other = verbs.add_parser("soak")
     other.set_defaults(run=soak)
     other.add_argument("--minutes", type=float, default=30)

@@ -32,6 +32,7 @@ from llada_v.evaluation.likelihood import log_likelihoods  # noqa: E402
 from llada_v.evaluation.prompts import messages_of  # noqa: E402
 from llada_v.evaluation.results import read_log, rows_of  # noqa: E402
 from llada_v.evaluation.settings import read_settings  # noqa: E402
+from llada_v.serving.together import answer_together  # noqa: E402
 from llada_v.toyworld import tasks as toyworld  # noqa: E402
 from llada_v.toyworld.judge import judge  # noqa: E402
 
@@ -355,12 +356,13 @@ def test_answers_come_in_the_order_asked_whatever_their_length(tiny_folder):
     assert [counts[i] for i in (0, 4, 2, 3, 5, 1)] == sorted(counts)
 
 
-def test_answers_are_given_before_all_are_computed(tiny_folder):
+@pytest.mark.parametrize("continuous", [True, False])
+def test_answers_are_given_before_all_are_computed(tiny_folder, continuous):
     requests = [asked("fake", i, messages_of("Hello?", [])) for i in range(3 * lmms.WINDOW)]
-    model = model_on(tiny_folder, [{}] * len(requests))
+    model = model_on(tiny_folder, [{}] * len(requests), continuous=continuous)
     seen = []
-    answer_batch = model.answer_batch
-    model.answer_batch = lambda batch: (seen.append(len(batch)), answer_batch(batch))
+    note = model.note
+    model.note = lambda item, *rest: (seen.append(item), note(item, *rest))
     next(model.generate_until(requests))
     assert len(seen) == lmms.WINDOW
 
@@ -377,6 +379,26 @@ def test_a_choice_is_read_only_where_the_question_lists_some(tiny_folder, tmp_pa
     assert log[0]["probabilities"].keys() == set("ABC") and "lists no answers" in log[2]["skipped"]
     with pytest.raises(ValueError, match="document 2 of fake lists no answers to choose from; .*read=answers"):
         list(model_on(tiny_folder, [{}] * 3, read="choices").generate_until(requests))
+
+
+def test_answers_that_make_room_for_the_next_are_those_of_batches(tiny_folder, tmp_path):
+    wishes = (
+        {"gen_length": 8},
+        {"gen_length": 4, "temperature": 1.0},
+        {"until": ["e"]},
+        {"gen_length": 16, "steps": 3},
+    )
+    contents = [messages_of("Hello? " * (i + 1), [PICTURE] if i % 2 else []) for i in range(7)]
+    requests = [asked("fake", i, content, dict(wishes[i % 4])) for i, content in enumerate(contents)]
+    found = []
+    for continuous, size in ((True, 3), (False, 3), (False, 1)):
+        log = tmp_path / f"{continuous}{size}"
+        model = model_on(tiny_folder, [{}] * 7, batch_size=size, continuous=continuous, log=str(log))
+        answers = [(answer.text, answer.token_counts) for answer in model.generate_until(requests)]
+        entries = [json.loads(line) for line in Path(f"{log}.rank0.jsonl").read_text().splitlines()]
+        assert sorted(entry["doc_id"] for entry in entries) == list(range(7))
+        found.append((answers, {entry["doc_id"]: entry["num_forwards"] for entry in entries}))
+    assert found[0] == found[2] and found[0][0] == found[1][0]
 
 
 def test_random_answers_do_not_depend_on_batch_or_order(tiny_folder):
@@ -445,7 +467,7 @@ def test_a_prompt_too_long_for_the_model_is_a_bad_document(tiny_folder):
 
 
 def test_a_device_out_of_memory_gets_half_the_batch_and_says_so_once(tiny_folder, monkeypatch):
-    model = model_on(tiny_folder, [{}] * 8, batch_size=8)
+    model = model_on(tiny_folder, [{}] * 8, batch_size=8, continuous=False)
     sizes, told = [], []
     generate = model.model.generate
 
@@ -466,13 +488,47 @@ def test_a_device_out_of_memory_gets_half_the_batch_and_says_so_once(tiny_folder
     assert found == [answer.text for answer in model_on(tiny_folder, [{}] * 8).generate_until(requests)]
 
 
-def test_a_document_too_large_alone_says_so(tiny_folder, monkeypatch):
-    model = model_on(tiny_folder, [{}])
+def test_compiled_settings_stay_in_batches(tiny_folder, monkeypatch):
+    model = model_on(tiny_folder, [{}] * 4, batch_size=4, continuous=True)
+    sizes = []
+    model.answer_batch = lambda batch: (sizes.append(len(batch)), [model.note(item, "a", 1, 1, 0.1) for item in batch])
+    requests = [asked("fake", i, messages_of("Hello?", []), {"gen_length": 4, "compile": i > 1}) for i in range(4)]
+    answers = [answer.text for answer in model.generate_until(requests)]
+    assert sizes == [2] and answers[2:] == ["a", "a"]
 
-    def never(**_):
+
+def test_what_was_answered_before_a_device_ran_out_of_memory_is_kept(tiny_folder, monkeypatch):
+    model = model_on(tiny_folder, [{}] * 8, batch_size=8, continuous=True)
+    asked_for, told = [], []
+
+    def narrow(model, processor, questions, at_once):
+        asked_for.append(len(questions))
+        for number, found in enumerate(answer_together(model, processor, questions, at_once)):
+            if number and at_once > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            yield found
+
+    monkeypatch.setattr(lmms, "answer_together", narrow)
+    monkeypatch.setattr(lmms.logger, "warning", told.append)
+    requests = [asked("fake", i, messages_of("Hello?" * (i + 1), []), {"gen_length": 2 + i}) for i in range(8)]
+    found = [answer.text for answer in model.generate_until(requests)]
+    assert asked_for == [8, 7, 6]
+    assert told == [
+        "out of memory with batches of 8; going on with 4",
+        "out of memory with batches of 4; going on with 2",
+    ]
+    assert found == [answer.text for answer in model_on(tiny_folder, [{}] * 8).generate_until(requests)]
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+def test_a_document_too_large_alone_says_so(tiny_folder, monkeypatch, continuous):
+    model = model_on(tiny_folder, [{}], continuous=continuous)
+
+    def never(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(model.model, "generate", never)
+    monkeypatch.setattr(model.model.model.language_model, "run", never)
     with pytest.raises(ValueError, match="document 0 of fake does not fit into the device's memory"):
         list(model.generate_until([asked("fake", 0, messages_of("Hello?", []))]))
 
@@ -510,12 +566,12 @@ def test_an_unknown_generation_setting_stops_before_the_first_answer(tiny_folder
 def test_guidance_reaches_the_sampler(tiny_folder, monkeypatch):
     model = model_on(tiny_folder, [{}])
     seen = []
-    generate = model.model.generate
-    monkeypatch.setattr(
-        model.model,
-        "generate",
-        lambda *rest, **options: (seen.append(options["sampler"]), generate(*rest, **options))[1],
-    )
+
+    def watched(model, processor, questions, at_once):
+        seen.extend(question.sampler for question in questions)
+        return answer_together(model, processor, questions, at_once)
+
+    monkeypatch.setattr(lmms, "answer_together", watched)
     list(model.generate_until([asked("fake", 0, messages_of("Hello?", []), {"gen_length": 4, "cfg_scale": 0.5})]))
     assert seen[0].cfg_scale == 0.5 and seen[0].gen_length == 4
 

@@ -132,7 +132,6 @@ class Job:
     plan: Plan
     room: int
     copies: int
-    cost: int
     begun: float = field(default_factory=time.monotonic)
     let_in: float = 0.0
     is_cancelled: bool = False
@@ -264,16 +263,9 @@ class Engine:
             raise WrongValue("compile builds kernels for one shape, and here calls of many are run; leave it out")
         prompt_length = request.inputs["input_ids"].shape[1]
         plan = plan_of(self.model.config, sampler, prompt_length, self.processor.tokenizer)
-        copies = 1 + sampler.lookahead
-        rows = copies * (2 if sampler.cfg_scale else 1)
-        keeps = sampler.cache == "prompt"
-        # A whole call of a request that keeps something has one canvas: its drafts wait for the next.
-        whole = plan.length * (1 if keeps else rows)
-        cost = max(whole, rows * sampler.resolved.block_length)
-        logits = rows * sampler.canvas_length * self.vocabulary
-        room = plan.length if keeps else 0
+        stretch, cost, logits = needs_of(plan, self.vocabulary)
         for needed, there, told in (
-            (room * copies, config.pool_tokens, "positions in the pool, which has {} (pool_tokens)"),
+            (stretch, config.pool_tokens, "positions in the pool, which has {} (pool_tokens)"),
             (cost, config.tick_tokens, "positions in one call, and a tick computes {} (tick_tokens)"),
             (logits, config.tick_logits, "logits in one call, and a tick makes {} (tick_logits)"),
         ):
@@ -284,7 +276,8 @@ class Engine:
                     f"the request needs {needed:,} {told.format(f'{there:,}')}; shorten the prompt, the pictures or "
                     "gen_length"
                 )
-        return Job(request, plan, room, copies, cost)
+        copies = 1 + sampler.lookahead
+        return Job(request, plan, stretch // copies, copies)
 
     # In the engine's thread
 
@@ -355,14 +348,15 @@ class Engine:
                 self.fail(job, OutOfTime(f"the answer took more than {seconds:g} seconds"))
 
     def let_in(self) -> None:
-        """Begin requests from the front of the queue, while they have room. Pictures are encoded for one a tick."""
-        has_encoded = False
+        """Begin requests from the front of the queue, while they have room. Pictures are encoded for a few a tick."""
+        num_encoded = 0
         while len(self.running) < self.config.max_running:
             with self.changed:
                 if not self.queue:
                     return
                 job = self.queue[0]
-                if has_encoded and "pixel_values" in job.request.inputs:
+                shows = "pixel_values" in job.request.inputs
+                if shows and num_encoded == self.config.encode_at_once:
                     return
                 start = self.pool.take(job.stretch)
                 if start is None:
@@ -370,7 +364,7 @@ class Engine:
                 self.queue.popleft()
                 self.running.append(job)
             job.start, job.let_in = start, time.monotonic()
-            has_encoded |= "pixel_values" in job.request.inputs
+            num_encoded += shows
             try:
                 self.begin(job)
             except UserError as error:
@@ -518,6 +512,18 @@ class Engine:
             elif job in self.queue:
                 self.queue.remove(job)
         job.reader = job.loop = job.generator = job.call = job.seen = None
+
+
+def needs_of(plan: Plan, vocabulary: int) -> tuple[int, int, int]:
+    """The most that a request takes: positions of the pool, positions of one call, logits of one call."""
+    sampler = plan.sampler
+    copies = 1 + sampler.lookahead
+    rows = copies * (2 if sampler.cfg_scale else 1)
+    keeps = sampler.cache == "prompt"
+    # A whole call of a request that keeps something has one canvas: its drafts wait for the next.
+    whole = plan.length * (1 if keeps else rows)
+    cost = max(whole, rows * sampler.resolved.block_length)
+    return plan.length * copies if keeps else 0, cost, rows * sampler.canvas_length * vocabulary
 
 
 def on_cpu(found: list[tuple[Job, Proposals]]) -> list[tuple[Job, Proposals]]:

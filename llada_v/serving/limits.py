@@ -18,6 +18,9 @@ class EngineConfig:
         2**27, "logits of one tick: open positions x vocabulary, four bytes each", least=1, most=2**34
     )
     max_running: int = setting(32, "requests that are stepped at once", least=1, most=4096)
+    encode_at_once: int = setting(
+        1, "requests whose pictures are encoded in one tick, while all others wait", least=1, most=4096
+    )
     queue_length: int = setting(64, "requests that wait to be let in; more are turned away", least=0, most=100_000)
     picture_mib: int = setting(256, "MiB of picture features that are kept for the next request", least=0, most=2**20)
 

@@ -9,10 +9,13 @@ from statistics import mean
 
 from ..evaluation.extraction import Verdict
 from ..generation.config import SamplerConfig
+from ..serving.together import Question, answer_together
 from .questions import DONT_KNOW, FAMILIES
 from .records import heldout_questions, message_of
 from .stories import ALL_FAMILIES
 from .tiny import CANVAS
+
+WINDOW = 500  # questions whose pictures are ready at once
 
 
 def judge(
@@ -31,20 +34,27 @@ def judge(
     """
     sampler = sampler or SamplerConfig(gen_length=CANVAS)
     items = heldout_questions(count, seed, families)
-    verdicts = []
-    for start in range(0, count, batch_size):
-        batch = items[start : start + batch_size]
-        prompts = [[message_of(visual, question)] for visual, question, _ in batch]
-        inputs = processor.apply_chat_template(
-            prompts, add_generation_prompt=True, return_tensors="pt", tokenize=True, return_dict=True
-        )
-        output = model.generate(**inputs.to(model.device), sampler=sampler, return_dict_in_generate=True)
-        for (_, question, id), ids in zip(batch, output.answers, strict=True):
-            found = processor.decode(ids, skip_special_tokens=True)
-            verdicts.append(Verdict(id, question.family, question.text, question.answer, found))
-        if progress is not None:
-            progress(len(batch))
-    return verdicts
+    verdicts = {}
+    for start in range(0, count, WINDOW):
+        window = items[start : start + WINDOW]
+        asked = []
+        for visual, question, _ in window:
+            inputs = processor.apply_chat_template(
+                [message_of(visual, question)],
+                add_generation_prompt=True,
+                return_tensors="pt",
+                tokenize=True,
+                return_dict=True,
+            )
+            asked.append(Question(dict(inputs), sampler))
+        for finished in answer_together(model, processor, asked, batch_size):
+            for number, answered in finished:
+                _, question, id = window[number]
+                found = processor.decode(answered.token_ids, skip_special_tokens=True)
+                verdicts[start + number] = Verdict(id, question.family, question.text, question.answer, found)
+            if progress is not None:
+                progress(len(finished))
+    return [verdicts[number] for number in range(count)]
 
 
 def table(verdicts: list[Verdict]) -> list[tuple[str, int, int, float]]:
