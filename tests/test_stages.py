@@ -138,9 +138,19 @@ def test_several_nodes_find_each_other_by_the_usual_variables():
     assert "--node-rank 3 " in line_of("vw", "4", "8", MASTER_ADDR="first", SLURM_NODEID="3")[1]
 
 
+def test_nodes_that_come_and_go_need_a_place_to_meet_and_no_numbers():
+    code, line = line_of("vw", "2:4", "8", MASTER_ADDR="first", WAIT_MINUTES="5")
+    assert code == 0
+    assert "--nnodes 2:4 --rdzv-backend c10d --rdzv-id llada-v --rdzv-conf join_timeout=300 " in line
+    assert "--rdzv-endpoint first:29199 --max-restarts 10 --nproc-per-node 8 -m llada_v" in line
+
+
 @pytest.mark.parametrize(
     "given, told",
     [
+        (("vw", "1:2", "8"), "1 to 2 nodes need MASTER_ADDR"),
+        (("vw", "3:2", "8"), "NUM_NODES 3:2 must be MIN:MAX"),
+        (("vw", "0:2", "8"), "NUM_NODES 0:2 must be MIN:MAX"),
         ((), "usage: bash scripts/launch.sh RECIPE"),
         (("vw", "two"), "expected NUM_NODES GPUS_PER_NODE, two numbers, then --key value; found 'two'"),
         (("vw", "0"), "NUM_NODES 0 and GPUS_PER_NODE 1 must be at least 1"),
