@@ -14,6 +14,8 @@ from test_engine import alone, inputs_of, picture, trained  # noqa: F401  # the 
 from llada_v import SamplerConfig
 from llada_v.fields import rules_of
 from llada_v.serving.forms import APART, Diffusion
+from llada_v.serving.run import known_there
+from llada_v.serving.server import ServerConfig
 
 QUESTION = "How many objects are there?"
 LONG = {"stop_token_ids": [], "preset": "exact"}  # an answer that takes a step for each of its tokens
@@ -297,6 +299,18 @@ def test_other_hosts_pages_may_ask_only_where_they_are_named(trained):  # noqa: 
     with serving(*trained, origins=("https://a.example",)) as live:
         assert live.send("GET", "/health", headers=origin)[1]["access-control-allow-origin"] == "https://a.example"
         assert "access-control-allow-origin" not in live.send("GET", "/health", headers={"Origin": "https://b"})[1]
+
+
+def test_a_server_of_this_machine_is_called_by_its_own_names_only(trained):  # noqa: F811
+    """A page of a name that is made to point to 127.0.0.1 would be of the same origin."""
+    with serving(*trained, hosts=known_there(ServerConfig(), "127.0.0.1").hosts) as live:
+        for host in ("localhost", "LOCALHOST:80", "127.0.0.1", "[::1]:8000", "[::1]"):
+            assert live.send("GET", "/health", headers={"Host": host})[0] == 200
+        for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "[::2]", ""):
+            status, headers, body = live.send("GET", "/health", headers={"Host": host})
+            assert status == 403 and headers["x-request-id"] and "--allow-host" in json.loads(body)["error"]["message"]
+    assert not known_there(ServerConfig(), "0.0.0.0").hosts
+    assert known_there(ServerConfig(hosts=("a.example",)), "127.0.0.1").hosts == ("a.example",)
 
 
 def test_cors_is_off_unless_named(live):

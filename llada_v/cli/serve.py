@@ -24,6 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", type=int, default=8000, help="0 takes any that is free (%(default)s)")
     add("--api-key", action="append", default=[], metavar="KEY", help=f"repeatable; also {KEYS}=A,B in the environment")
     add("--cors-origin", action="append", default=[], metavar="URL", help="a page on this host may ask; repeatable")
+    add(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="clients may call it by this name only; repeatable "
+        "(default: on a loopback address its names, elsewhere any)",
+    )
     add("--fetch-urls", action="store_true", help="fetch pictures from public http(s) addresses")
     add("--stop-seconds", type=float, default=30.0, help="that running answers get when the server stops (%(default)s)")
     add_device_options(parser)
@@ -55,5 +63,11 @@ def run(args: argparse.Namespace) -> None:
     model, processor = load(folder, args.device, args.dtype, args.attn_implementation)
     if args.quantize:
         quantize(model, args.quantize)
-    server = ServerConfig(args.name or Path(folder).name, keys, args.cors_origin, args.fetch_urls)
+    server = ServerConfig(
+        args.name or Path(folder).name,
+        keys,
+        args.cors_origin,
+        args.fetch_urls,
+        [name.lower() for name in args.allow_host],
+    )
     serve(Engine(model, processor, config), server, limits, args.host, args.port, args.stop_seconds)

@@ -102,6 +102,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
         for status, text in {
             400: "a request that cannot be met, and why",
             401: "no key that is known",
+            403: "a name that is not the server's (`--allow-host`)",
             404: "no such model",
             408: "the body did not come in time",
             413: "the body is too large",

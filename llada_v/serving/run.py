@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+from dataclasses import replace
 
 import uvicorn
 
@@ -39,6 +40,7 @@ def serve(engine: Engine, config: ServerConfig, limits: Limits, host: str, port:
     """Serve until a signal. Raises ValueError for an address that cannot be listened on."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     listener = listen(host, port)
+    config = known_there(config, host)
     app = create_app(engine, config, limits)
     address, number = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
@@ -48,6 +50,11 @@ def serve(engine: Engine, config: ServerConfig, limits: Limits, host: str, port:
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: None)
     Process(settings_of(app, limits, stop_seconds), app.state.server).run(sockets=[listener])
+
+
+def known_there(config: ServerConfig, host: str) -> ServerConfig:
+    """The settings with the names that a server at an address has, where none are given."""
+    return replace(config, hosts=LOOPBACK) if host in LOOPBACK and not config.hosts else config
 
 
 def settings_of(app, limits: Limits, stop_seconds: float) -> uvicorn.Config:

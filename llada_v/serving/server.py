@@ -36,13 +36,15 @@ class ServerConfig:
     """How the server behaves beside its limits.
 
     name: of the model. keys: any of which a client must show; none: all are served. origins: of pages on other hosts
-    that may ask. fetches: whether pictures are fetched from public web addresses.
+    that may ask. fetches: whether pictures are fetched from public web addresses. hosts: names by which clients may
+    call the server; none: any. A page whose own name is made to point here would otherwise count as this server's.
     """
 
     name: str = "llada-v"
     keys: Sequence[str] = ()
     origins: Sequence[str] = ()
     fetches: bool = False
+    hosts: Sequence[str] = ()
 
 
 class Server:
@@ -62,6 +64,17 @@ class Server:
         return self.engine.is_alive and not self.is_stopping
 
     # A request's way in
+
+    def check_host(self, host: str) -> None:
+        """Raises Refused for a request that calls the server by a name that is not its own."""
+        name = host.rsplit("]", 1)[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
+        if self.config.hosts and name.lower() not in self.config.hosts:
+            raise Refused(
+                403,
+                f"this server is not called {host[:100]!r}, but {', '.join(self.config.hosts)}; "
+                "start it with --allow-host NAME if it is",
+                code="unknown_host",
+            )
 
     def client_of(self, request: Request) -> str:
         """Who asks: a key, else an address. Raises Refused without a key that is known, where there are keys."""

@@ -9,6 +9,7 @@ import logging
 import uuid
 from datetime import UTC, datetime
 
+from starlette.datastructures import Headers
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .errors import Refused
@@ -48,7 +49,10 @@ class Wire:
                 raise ClientStalled from error
 
         try:
+            self.server.check_host(Headers(scope=scope).get("host", ""))
             await self.app(scope, receive, send_in_time)
+        except Refused as error:
+            await error.response()(scope, receive, send_in_time)
         except ClientStalled:
             state["log"]["stalled"] = True
             transport = scope.get("extensions", {}).get("llada_v.transport")
