@@ -139,6 +139,7 @@ class LladaVConfig(PreTrainedConfig):
 
     model_type = "llada_v"
     sub_configs = {"vision_config": SiglipVisionConfig, "text_config": LladaConfig}
+    keys_to_ignore_at_inference = ["image_outputs"]  # transformers' Trainer would gather them over a whole evaluation
 
     if TYPE_CHECKING:  # what they are once `__post_init__` has made them
 
@@ -214,7 +215,10 @@ class LladaVConfig(PreTrainedConfig):
         config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not config_dict:
             raise BadFile(f"{pretrained_model_name_or_path} has no config.json; name the folder of a whole model")
-        return cls.from_dict(config_dict, name_or_path=str(pretrained_model_name_or_path), **kwargs)
+        if config_dict.get("model_type") == PUBLISHED_MODEL_TYPE:
+            fields = translate_config(config_dict, str(pretrained_model_name_or_path))
+            config_dict = fields | {"model_type": cls.model_type}
+        return cls.from_dict(config_dict, **kwargs)
 
     @classmethod
     def _dict_from_json_file(cls, json_file) -> dict:

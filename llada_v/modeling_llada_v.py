@@ -10,6 +10,7 @@ P = (S / patch)^2 features a tile, F features of all pictures, D width, V vocabu
 """
 
 import math
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,6 +41,23 @@ else:  # before transformers 5.23
 
     class DecidesMixin:  # type: ignore[no-redef]
         """Nothing: that version has no typed decisions."""
+
+
+@dataclass
+class LladaVModelOutput(BaseModelOutput):
+    """What the model without its head returns.
+
+    image_outputs: of a call with pixel_values what `get_image_features` returns for them; None for any other.
+    """
+
+    image_outputs: BaseModelOutputWithPooling | None = None
+
+
+@dataclass
+class LladaVOutput(MaskedLMOutput):
+    """What the model with its head returns. image_outputs: as in `LladaVModelOutput`."""
+
+    image_outputs: BaseModelOutputWithPooling | None = None
 
 
 LARGEST_PIXEL = 16  # float tiles are in [-1, 1], and within 3 with the means of other towers; bytes go to 255
@@ -81,7 +99,9 @@ class LladaVPreTrainedModel(LladaPreTrainedModel):
         """The model of a folder or hub name, in our layout or in the published one, with every weight accounted for.
 
         Arguments are transformers' own. Raises ValueError, before any weight is read, naming a damaged file or the
-        weights that are unknown, missing or of another shape.
+        weights that are unknown, missing or of another shape. With output_loading_info, which returns a list of the
+        last three, they are no error: what is missing is made fresh, as transformers does it. ignore_mismatched_sizes
+        does so with weights of other shapes alone.
         """
         if kwargs.get("use_safetensors") is False:
             raise WrongValue("use_safetensors=False asks for pickles, which are not read because they can run code")
@@ -94,7 +114,15 @@ class LladaVPreTrainedModel(LladaPreTrainedModel):
             shapes, method = shapes_of(empty_model(config)), quantization_method(config)
             if method is not None:
                 check_dtype(kwargs.get("dtype"), config.dtype)
-            check_folder(folder, shapes, kwargs.get("variant"), method, needs_head=not issubclass(cls, LladaVModel))
+            if not kwargs.get("output_loading_info"):
+                check_folder(
+                    folder,
+                    shapes,
+                    kwargs.get("variant"),
+                    method,
+                    needs_head=not issubclass(cls, LladaVModel),
+                    any_shape=bool(kwargs.get("ignore_mismatched_sizes")),
+                )
             pretrained_model_name_or_path = folder
         kwargs.setdefault("key_mapping", KEY_MAPPING)
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
@@ -251,24 +279,32 @@ class LladaVModel(LladaVPreTrainedModel):
         frames = frames.flatten(0, 1)
         return torch.cat((frames, newline[None])) if where == "one_token" else frames
 
-    def embed(self, input_ids: torch.Tensor, image_features: torch.Tensor | None) -> torch.Tensor:
+    def embed(self, input_ids, image_features: torch.Tensor | None, inputs_embeds=None) -> torch.Tensor:
         """Embeddings (B, L, D) of ids (B, L), with `image_features` (F, D) where the placeholders stand.
 
+        inputs_embeds: embeddings in place of the ids; a placeholder is then known by its row of the embedding.
         Raises ValueError unless there are exactly F placeholders.
         """
-        embeds = self.language_model.embed_tokens(input_ids)
-        is_image = input_ids == self.config.image_token_id
+        rows = self.language_model.embed_tokens
+        if inputs_embeds is None:
+            embeds, is_image = rows(input_ids), input_ids == self.config.image_token_id
+        elif image_features is None:
+            return inputs_embeds
+        else:
+            placeholder = rows(torch.tensor(self.config.image_token_id, device=inputs_embeds.device))
+            embeds, is_image = inputs_embeds, (inputs_embeds == placeholder.to(inputs_embeds)).all(-1)
         found = 0 if image_features is None else image_features.shape[0]
         expected = int(is_image.sum())
         if found != expected:
             raise WrongValue(
-                f"input_ids has {expected} image placeholders (id {self.config.image_token_id}) but the pictures make "
+                f"the prompt has {expected} image placeholders (id {self.config.image_token_id}) but the pictures make "
                 f"{found} features; build both with one call of the processor"
             )
         if image_features is None:
             return embeds
         return embeds.masked_scatter(is_image[..., None].to(embeds.device), image_features.to(embeds))
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -284,11 +320,11 @@ class LladaVModel(LladaVPreTrainedModel):
         idle_tiles: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **recorded,
-    ) -> BaseModelOutput:
+    ) -> LladaVModelOutput:
         """Hidden states (B, L, D), or (M, D) where `wanted`; see `LladaModel.forward` for that, the masks and the rest.
 
-        Pictures come as `pixel_values` with their sizes (see `encode_pictures`), or as finished `image_features`; with
-        `inputs_embeds` they stand there already.
+        Pictures come as `pixel_values` with their sizes (see `encode_pictures`), or as finished `image_features`.
+        `inputs_embeds` that come alone may have them in place already.
         copies: the rows are this many blocks, one after the other, that all show the same pictures in the same order;
             the tower sees each picture once.
         idle_tiles: (T, 3, S, S) tiles of no picture. They pass the tower and change nothing: where processes train
@@ -297,25 +333,26 @@ class LladaVModel(LladaVPreTrainedModel):
         idle = 0 if idle_tiles is None else 0 * (self.tile_features(idle_tiles).sum() + self.image_newline.sum())
         if (input_ids is None) == (inputs_embeds is None):
             raise WrongValue("give either input_ids or inputs_embeds, not both and not neither")
-        if inputs_embeds is not None and (pixel_values is not None or image_features is not None):
-            raise WrongValue(
-                "inputs_embeds hold their pictures already; leave pixel_values and image_features out or give input_ids"
+        image_outputs = None
+        if image_features is None and pixel_values is not None:
+            image_outputs = self.get_image_features(
+                pixel_values, image_sizes, image_layouts, return_dict=True, **recorded
             )
-        if inputs_embeds is None:
-            if image_features is None and pixel_values is not None:
-                image_features = self.encode_pictures(pixel_values, image_sizes, image_layouts)
-            if image_features is not None and copies > 1:
-                image_features = image_features.repeat(copies, 1)
-            inputs_embeds = self.embed(input_ids, image_features)
+            image_features = torch.cat(image_outputs.pooler_output)
+        if image_features is not None and copies > 1:
+            image_features = image_features.repeat(copies, 1)
+        inputs_embeds = self.embed(input_ids, image_features, inputs_embeds)
         if idle_tiles is not None:
             inputs_embeds = inputs_embeds + idle
-        return self.language_model(
+        outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             wanted=wanted,
+            return_dict=True,
             **recorded,
         )
+        return LladaVModelOutput(**outputs, image_outputs=image_outputs)
 
 
 class LladaVForConditionalGeneration(SamplerMixin, DecideMixin, LladaVPreTrainedModel, DecidesMixin):  # type: ignore[misc]  # decide
@@ -382,7 +419,7 @@ class LladaVForConditionalGeneration(SamplerMixin, DecideMixin, LladaVPreTrained
         logits_to_keep: int | torch.Tensor = 0,
         use_cache: bool | None = None,
         **recorded,
-    ) -> MaskedLMOutput:
+    ) -> LladaVOutput:
         """Logits of the clean token at each position, given everything else (arXiv 2502.09992, eq. 3). No shift.
 
         logits_at: (B, L) bool, the positions that need logits; None for all.
@@ -398,7 +435,9 @@ class LladaVForConditionalGeneration(SamplerMixin, DecideMixin, LladaVPreTrained
         if labels is not None:
             if targets is not None or logits_at is not None:
                 raise WrongValue("give labels, which are masked here, or targets and logits_at, which are: not both")
-            labels = labels.masked_fill(labels == self.config.image_token_id, IGNORE)  # pictures are never masked
+            for ids in (labels, input_ids):  # pictures are never masked
+                if ids is not None:
+                    labels = labels.masked_fill(ids == self.config.image_token_id, IGNORE)
             draw = Draw(*(torch.rand(shape, generator=generator) for shape in (labels.shape[:1], labels.shape)))
             ids, is_masked, p_mask = add_noise(
                 labels if input_ids is None else input_ids, labels, self.config.mask_token_id, draw
@@ -423,18 +462,19 @@ class LladaVForConditionalGeneration(SamplerMixin, DecideMixin, LladaVPreTrained
             wanted=logits_at,
             copies=copies,
             idle_tiles=idle_tiles,
+            return_dict=True,
             **recorded,
         )
         hidden = outputs.last_hidden_state
-        states = dict(hidden_states=outputs.hidden_states, attentions=outputs.attentions)
+        states = {name: outputs.get(name) for name in ("hidden_states", "attentions", "image_outputs")}
         if targets is not None:
             if hasattr(self.lm_head, "base_layer"):
-                return MaskedLMOutput(loss=adapted_loss(self.lm_head, hidden, targets, weights), **states)
-            return MaskedLMOutput(loss=self.lm_head(hidden, targets, weights), **states)
+                return LladaVOutput(loss=adapted_loss(self.lm_head, hidden, targets, weights), **states)
+            return LladaVOutput(loss=self.lm_head(hidden, targets, weights), **states)
         if logits_at is None and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
             at = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             hidden = hidden[:, at]
-        return MaskedLMOutput(logits=self.lm_head(hidden), **states)
+        return LladaVOutput(logits=self.lm_head(hidden), **states)
 
 
 def scaled(pixel_values: torch.Tensor) -> torch.Tensor:

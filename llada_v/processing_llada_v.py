@@ -206,7 +206,8 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
         tools, documents: of another template; LLaDA-V's format has none.
         add_generation_prompt: open the assistant's turn, for `generate`.
         continue_final_message: leave the last turn open, to have it continued.
-        return_assistant_tokens_mask: also assistant_masks (B, L), 1 on the assistant's turns.
+        return_assistant_tokens_mask: also assistant_masks (B, L), 1 on the assistant's turns; with another template on
+            what stands between its `{% generation %}` and `{% endgeneration %}`.
         tokenize: False returns the text, with `<image>` where pictures stand; words that spell a special token or
             `<image>` are refused there, since a text cannot tell them apart.
         processor_kwargs, kwargs: options of `__call__`; of another template also its variables.
@@ -237,8 +238,6 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
         ]
         is_open = add_generation_prompt or continue_final_message
         if template != CHAT_TEMPLATE:
-            if return_assistant_tokens_mask:
-                raise WrongValue("return_assistant_tokens_mask needs LLaDA-V's own format; leave chat_template out")
             rendered: Any = render_jinja_template(  # texts and masks; its annotation says a text
                 conversations=chats,
                 chat_template=template,
@@ -246,19 +245,21 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
                 documents=documents,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
+                return_assistant_tokens_mask=return_assistant_tokens_mask,
                 **{**self.tokenizer.special_tokens_map, "enable_thinking": enable_thinking, **kwargs},
             )
-            texts: list[str] = rendered[0]
+            texts, spans = rendered
             if not tokenize:
                 return texts if is_batch else texts[0]
             images, videos = ([sources_of(chat, kind) for chat in chats] for kind in ("image", "video"))
-            features = self(
-                text=texts,
-                images=images if any(images) else None,
-                videos=videos if any(videos) else None,
-                allow_urls=allow_urls,
-                **options,
+            merged = self.options(options)
+            sequences = self.prompts(
+                texts, images if any(images) else None, videos if any(videos) else None, allow_urls, merged
             )
+            if return_assistant_tokens_mask:
+                for sequence, text, parts in zip(sequences, texts, spans, strict=True):
+                    self.label(sequence, text, parts)
+            features = self.collate(sequences, **merged["text_kwargs"], with_masks=return_assistant_tokens_mask)
             return features if return_dict else features["input_ids"]
         if kwargs:
             raise WrongType(f"unknown processor options: {', '.join(sorted(kwargs))}")
@@ -290,7 +291,14 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
 
     # Finished prompts
 
-    def __call__(self, images=None, text=None, videos=None, allow_urls: bool | None = None, **kwargs) -> BatchFeature:
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | list[str] | None = None,
+        videos: Any = None,
+        allow_urls: bool | None = None,
+        **kwargs,
+    ) -> BatchFeature:
         """Finished prompts with `<image>` in them, and their pictures, to tensors (see `apply_chat_template`).
 
         text: a prompt or a list of prompts, special tokens written out. images, videos: what their `<image>` stand
@@ -308,6 +316,10 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
         if any(not isinstance(prompt, str) for prompt in texts):
             raise WrongValue("text has to be a string or a list of strings")
         merged = self.options(kwargs)
+        return self.collate(self.prompts(texts, images, videos, bool(allow_urls), merged), **merged["text_kwargs"])
+
+    def prompts(self, texts: list[str], images, videos, allow_urls: bool, merged: dict) -> list[Sequence]:
+        """The sequences of finished prompts; see `__call__`. merged: what `options` gives."""
         images, image_groups = grouped(images, pictures_of, len(texts))
         videos, video_groups = grouped(videos, videos_of, len(texts))
         if images and videos:
@@ -322,12 +334,29 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
         sequences = []
         for number, (pieces, group) in enumerate(zip(prompts, groups, strict=True)):
             check_count(pieces, group, f"prompt {number}")
-            visuals = self.visuals_of(group, bool(videos), allow_urls=bool(allow_urls), **options) if group else []
+            visuals = self.visuals_of(group, bool(videos), allow_urls=allow_urls, **options) if group else []
             sequence = Sequence()
             parts = [piece if piece is PICTURE else self.encode_finished(piece) for piece in pieces]
             self.write(sequence, parts, visuals, labelled=False)
             sequences.append(sequence)
-        return self.collate(sequences, **merged["text_kwargs"])
+        return sequences
+
+    def label(self, sequence: Sequence, text: str, spans: list[tuple[int, int]]) -> None:
+        """Label the tokens of a finished prompt that lie in spans (first, behind the last) of its characters."""
+        labels: list[int] = []
+        offset, loses_one, visuals = 0, False, iter(sequence.visuals)
+        for piece in pieces_of(text, has_pictures=True):
+            if piece is PICTURE:
+                labels += [IGNORE] * next(visuals).num_features
+                offset, loses_one = offset + len(IMAGE), self.reproduce_original
+            elif piece:
+                found = self.tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+                tokens = list(zip(found.input_ids, found.offset_mapping, strict=True))
+                for token, (start, end) in tokens[1:] if loses_one else tokens:
+                    is_inside = any(offset + start < last and offset + end > first for first, last in spans)
+                    labels.append(token if is_inside else IGNORE)
+                offset, loses_one = offset + len(piece), False
+        sequence.labels = labels
 
     def options(self, given: dict) -> dict[str, dict]:
         """Options by the part that takes them, the tokenizer's own settings and defaults among them.
@@ -358,7 +387,7 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
     def collate(
         self,
         sequences: list[Sequence],
-        padding_side: str = "left",
+        padding_side: str | None = "left",
         return_tensors: str | None = None,
         padding: bool | str | None = True,
         truncation: bool | str | None = False,
@@ -371,6 +400,7 @@ class LladaVProcessor(ProcessorMixin, SequenceWriter):
 
         with_masks: also assistant_masks, 1 where a position is labelled.
         """
+        padding_side = padding_side or "left"
         if padding_side not in ("left", "right"):
             raise WrongValue(f"padding_side is {padding_side!r}; choose left or right")
         how = PADDING[padding] if isinstance(padding, (bool, type(None))) else str(getattr(padding, "value", padding))

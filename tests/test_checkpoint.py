@@ -260,9 +260,7 @@ def test_missing_multimodal_fields_take_the_published_values(tiny):
     file = tiny / "config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps({n: v for n, v in config.items() if not n.startswith(("mm_", "image_"))}))
-    assert LladaVConfig.from_pretrained(tiny).to_dict() == LladaVConfig(**translate_config(TINY_CONFIG)).to_dict() | {
-        "_name_or_path": str(tiny)
-    }
+    assert LladaVConfig.from_pretrained(tiny).to_dict() == LladaVConfig(**translate_config(TINY_CONFIG)).to_dict()
 
 
 def test_another_models_config_is_refused(llada_hf):
@@ -423,6 +421,26 @@ def test_our_own_layout_is_as_strict(tiny, tmp_path, damage):
     message = BAD_WEIGHTS[damage][1].replace("model.norm", "model.language_model.norm")
     with pytest.raises(ValueError, match=message):
         LladaVForConditionalGeneration.from_pretrained(tmp_path / "ours")
+
+
+def test_what_is_missing_is_a_list_where_one_is_asked_for(tiny, tmp_path):
+    convert(tiny, tmp_path / "ours")
+    change_weights(tmp_path / "ours", model__language_model__norm__weight=None, model__extra=torch.zeros(1))
+    model, found = LladaVForConditionalGeneration.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert found["missing_keys"] == {"model.language_model.norm.weight"}
+    assert found["unexpected_keys"] == {"model.extra"}
+    assert torch.equal(model.model.language_model.norm.weight, torch.ones(8, dtype=torch.bfloat16))
+
+
+def test_weights_of_other_shapes_can_be_made_fresh(tiny, tmp_path):
+    convert(tiny, tmp_path / "ours")
+    change_weights(tmp_path / "ours", model__image_newline=torch.ones(3))
+    load = LladaVForConditionalGeneration.from_pretrained
+    model = load(tmp_path / "ours", ignore_mismatched_sizes=True)
+    assert model.model.image_newline.shape == (8,)
+    change_weights(tmp_path / "ours", model__extra=torch.ones(3))
+    with pytest.raises(ValueError, match="1 unknown: model.extra$"):
+        load(tmp_path / "ours", ignore_mismatched_sizes=True)
 
 
 def test_a_folder_that_is_not_there_is_said_so(tmp_path):

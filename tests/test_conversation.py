@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from published import pattern
 
+from llada_v import LladaVProcessor
 from llada_v.conversation import CHAT_TEMPLATE, TOKENS, read_messages, user_message
 
 PICTURE = pattern(100, 80, 1)
@@ -182,6 +183,22 @@ def test_the_assistants_tokens_can_be_marked(processor):
     marked = found["input_ids"][0][found["assistant_masks"][0].bool()]
     assert processor.decode(marked) == "<|start_header_id|>assistant<|end_header_id|>\n\nIt is red.<|eot_id|>"
     assert not found["assistant_masks"][1].any()
+
+
+def test_another_templates_generation_blocks_are_marked(processor):
+    template = (
+        "{% for message in messages %}{{ '[' + message['role'] + ']' }}"
+        "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}{% endgeneration %}"
+        "{% else %}{{ message['content'][1]['text'] + '<image>' }}{% endif %}{% endfor %}"
+    )
+    chat = [*asked(PART), {"role": "assistant", "content": "It is red."}, *asked(PART)]
+    for reproduce_original in (False, True):
+        writer = LladaVProcessor(processor.tokenizer, processor.config, reproduce_original)
+        found = writer.apply_chat_template(
+            [chat, asked(PART)], chat_template=template, return_assistant_tokens_mask=True, padding_side=None, **TENSORS
+        )
+        assert processor.decode(found["input_ids"][0][found["assistant_masks"][0].bool()]) == "It is red."
+        assert not found["assistant_masks"][1].any()
 
 
 def test_a_video_has_as_many_frames_as_are_asked_for(processor, tmp_path):

@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPI
 
 from llada_v import LladaVForConditionalGeneration, LladaVImageProcessor, LladaVModel, SamplerConfig
 from llada_v.configuration_llada_v import IGNORE
+from llada_v.sequence import PICTURE_INPUTS
 from llada_v.training.noise import Draw, add_noise, diffusion_loss
 
 PICTURE = Image.new("RGB", (100, 80), (200, 30, 30))
@@ -122,14 +123,37 @@ def test_a_float_mask_is_added_to_the_scores(tiny_model, inputs):
         tiny_model(ids, attention_mask=seen.float())
 
 
-@pytest.mark.parametrize("other", ["input_ids", "pixel_values"])
-def test_embeddings_beside_ids_or_pictures_are_refused(tiny_model, inputs, other):
+def test_embeddings_beside_ids_are_refused(tiny_model, inputs):
     embeds = tiny_model.get_input_embeddings()(inputs["input_ids"])
-    extra = dict(inputs) if other == "pixel_values" else {}
-    extra.pop("input_ids", None)
-    extra |= {"input_ids": inputs["input_ids"]} if other == "input_ids" else {}
-    with pytest.raises(ValueError, match="not both and not neither|inputs_embeds hold their pictures already"):
-        tiny_model(inputs_embeds=embeds, **extra)
+    with pytest.raises(ValueError, match="not both and not neither"):
+        tiny_model(inputs["input_ids"], inputs_embeds=embeds)
+
+
+def test_pictures_beside_embeddings_go_where_the_placeholders_row_stands(tiny_model, inputs):
+    ids = inputs["input_ids"]
+    others = {name: value for name, value in inputs.items() if name != "input_ids"}
+    embeds = tiny_model.get_input_embeddings()(ids)
+    assert torch.equal(tiny_model(inputs_embeds=embeds, **others).logits, tiny_model(ids, **others).logits)
+    moved = embeds + (ids == tiny_model.config.image_token_id)[..., None]
+    with pytest.raises(ValueError, match="the prompt has 0 image placeholders"):
+        tiny_model(inputs_embeds=moved, **others)
+
+
+def test_a_label_on_a_picture_masks_nothing_of_it(tiny_model, inputs):
+    ids = inputs["input_ids"]
+    losses = [
+        tiny_model(**inputs, labels=labels, generator=torch.Generator().manual_seed(0)).loss
+        for labels in (ids, ids.masked_fill(ids == tiny_model.config.image_token_id, 9))
+    ]
+    assert torch.equal(*losses)
+
+
+def test_what_the_pictures_were_read_as_is_in_the_output(tiny_model, inputs):
+    output = tiny_model(**inputs)
+    features = tiny_model.get_image_features(*(inputs[name] for name in PICTURE_INPUTS))
+    assert torch.equal(output.image_outputs.pooler_output[0], features.pooler_output[0])
+    assert len(tiny_model(**inputs, return_dict=False)) == 2
+    assert tiny_model(inputs["input_ids"][:, -4:]).image_outputs is None
 
 
 def test_an_unknown_argument_of_forward_is_refused(tiny_model, inputs):

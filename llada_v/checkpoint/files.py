@@ -192,11 +192,13 @@ def check_folder(
     variant: str | None = None,
     quantized_by: str | None = None,
     needs_head: bool = True,
+    any_shape: bool = False,
 ) -> None:
     """Raise ValueError unless a folder, ours or published, holds exactly the weights of these shapes, by our names.
 
     quantized_by: the method of the quantized weights that it may hold; None: all are whole.
     needs_head: False lets a folder pass that was saved without the head.
+    any_shape: weights of other shapes pass; transformers makes them fresh where it is told to ignore them.
     """
     found = read_headers(folder, variant)
     packed: dict[str, Stored] = {}
@@ -206,7 +208,9 @@ def check_folder(
     if table == BASE and not needs_head:
         shapes = {name: shape for name, shape in shapes.items() if not name.startswith("lm_head.")}
     table = table if table in (OURS, BASE) else PUBLISHED
-    match(found, table, shapes | {rename(name, table): stored.shape for name, stored in packed.items()}, folder)
+    as_stored = found if any_shape else packed
+    shapes |= {name: as_stored[n].shape for n in as_stored if (name := rename(n, table)) in shapes}
+    match(found, table, shapes, folder)
 
 
 def unpacked(found: dict[str, Stored], method: str, where) -> tuple[dict[str, Stored], dict[str, Stored]]:

@@ -4,11 +4,13 @@ The tests are those of the installed version, from its source distribution, fetc
 cache; nothing of them is in this repository. `suites/` says which of our classes stands for what.
 """
 
+import ensurepip
 import os
 import subprocess
 import sys
 import tarfile
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,21 +23,20 @@ SUITES = ("models", "processing", "image_processing")
 pytestmark = pytest.mark.slow
 
 
+def pip() -> list[str]:
+    """The command pip: of this environment, or where there is none, as in those that uv makes, Python's own copy."""
+    if find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    (wheel,) = (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl")
+    return [sys.executable, str(wheel / "pip")]
+
+
 def tests_of(release: str) -> Path:
     """The folder with the tests of that release of transformers as a package `peer_tests`."""
     folder = CACHE / release
     if not (folder / "peer_tests" / "__init__.py").is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        download = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--no-build-isolation",
-            "--no-binary",
-            ":all:",
-        ]
+        download = [*pip(), "download", "--no-deps", "--no-build-isolation", "--no-binary", ":all:"]
         subprocess.run([*download, "--dest", str(folder), f"transformers=={release}"], check=True, timeout=300)
         (archive,) = folder.glob("transformers-*.tar.gz")
         with tarfile.open(archive) as tar:

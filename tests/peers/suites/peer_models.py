@@ -14,6 +14,7 @@ from llada_v.modeling_llada import LladaModel
 
 SIZES = dict(hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=2)
 TEXT = SIZES | dict(vocab_size=99, num_key_value_heads=2, max_position_embeddings=512, rope_base=10000.0)
+TEXT |= dict(pad_token_id=2)  # not the trunk's; the tests of transformers 5.17 look for it there
 VISION = SIZES | dict(image_size=8, patch_size=4)
 IDS = dict(image_token_id=6, mask_token_id=7, bos_token_id=1, eos_token_id=2, pad_token_id=2)
 IDS |= dict(start_header_id=3, end_header_id=4, eot_token_id=5)
@@ -21,6 +22,7 @@ IDS |= dict(start_header_id=3, end_header_id=4, eot_token_id=5)
 
 class WholeTester:
     base_model_class, config_class, text_config_class = LladaVModel, LladaVConfig, LladaConfig
+    vocabulary = TEXT["vocab_size"]  # rows of the embedding; the ids of the tests lie in the first of them
 
     def __init__(self, parent):
         self.parent = parent
@@ -32,7 +34,7 @@ class WholeTester:
         self.image_size, self.patch_size = 8, 4
 
     def get_config(self):
-        return LladaVConfig(vision_config=dict(VISION), text_config=dict(TEXT), **IDS)
+        return LladaVConfig(vision_config=dict(VISION), text_config=TEXT | {"vocab_size": self.vocabulary}, **IDS)
 
     def prepare_config_and_inputs_for_common(self):
         ids = (ids_tensor([self.batch_size, self.seq_length], self.vocab_size - 10) + 10).clamp(max=98)
@@ -66,6 +68,10 @@ class WholeModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.TestCase)
 
     def test_config(self):
         self.config_tester.run_common_tests()
+
+    def test_model_forward_default_config_values(self):
+        self.model_tester.vocabulary = LladaConfig.vocab_size  # the default ids are those of the published vocabulary
+        super().test_model_forward_default_config_values()
 
 
 class TrunkTester:
