@@ -5,6 +5,7 @@ print(answer(model, processor, "How many objects are there?", images=["data/demo
 """
 
 import hashlib
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -17,13 +18,16 @@ from .checkpoint.files import local_folder
 from .confidence import fields_of, has_fields
 from .configuration_llada_v import LladaVConfig
 from .conversation import user_message
+from .decisions import prompts_of
 from .errors import MissingFile, WrongValue
+from .generation.apart import fields_apart, put_together
 from .generation.automaton import spelled
-from .generation.config import SamplerConfig
+from .generation.config import APART, SamplerConfig
 from .generation.sampler import SamplerOutput, SamplerState
 from .modeling_llada_v import LladaVForConditionalGeneration, quantization_method
 from .processing_llada_v import LladaVProcessor
 from .sequence import PICTURE_INPUTS
+from .sequence import Sequence as Ids
 from .shipped import shipped
 
 DEMO_MODEL = shipped("model/llada-v-tiny")
@@ -43,7 +47,7 @@ class Answer:
     """One answer and what it took.
 
     text: the answer, special tokens left out, space around it stripped.
-    token_ids: its ids up to the stop, any suffix at the end.
+    token_ids: its ids up to the stop, any suffix at the end; with fields apart those of each field's answer in turn.
     probabilities: of each of these, when it was revealed; 1 for what was given, and under a constraint among the tokens
         that were let through.
     fields: how sure each field of JSON and each gap of a template is (see `confidence`); None for other answers.
@@ -136,25 +140,35 @@ def answer(
     """The answer to one question about some pictures, or about one video, or about nothing but the text.
 
     images: PIL images or paths. video: a file, a folder of frames, or a list of frames.
-    sampler, generator, callback: see `generate`.
+    sampler, generator, callback: see `generate`. With fields apart each is asked by its description, on a line behind
+        the question, which may be empty then; the answer is their JSON.
     memory: features of pictures asked about before, to ask many questions about the same.
     max_tiles: the most tiles that a single picture is cut into; None: what the processor was saved with.
     history: the messages of the chat so far, see `conversation.read_messages`.
     Raises ValueError for an empty question, pictures that cannot be read, images and video together, and settings
     that do not fit together; FileNotFoundError for a missing file.
     """
-    inputs = processor.apply_chat_template(
-        [*history, user_message(question, images, video)],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs=None if max_tiles is None else {"max_tiles": max_tiles},
-    )
+    asked = [] if sampler is None or sampler.fields != APART else fields_apart(sampler.constraint["json_schema"])
+    if asked:
+        texts = [f"{question}\n{field.text}".strip("\n") for field in asked]
+        chats = [[*history, user_message(text, images, video)] for text in texts]
+        prompts, pictures = prompts_of(processor, chats, max_tiles)
+        inputs = processor.collate([Ids(prompt) for prompt in prompts], return_tensors="pt")
+    else:
+        inputs = processor.apply_chat_template(
+            [*history, user_message(question, images, video)],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=None if max_tiles is None else {"max_tiles": max_tiles},
+        )
+        pictures = {name: inputs.pop(name) for name in PICTURE_INPUTS if name in inputs}
     start = time.perf_counter()
-    if memory is not None and "pixel_values" in inputs:
-        pictures = {name: inputs.pop(name) for name in PICTURE_INPUTS}
-        inputs["image_features"] = memory(**pictures)
+    if pictures:
+        pictures = {name: tensor.to(model.device) for name, tensor in pictures.items()}
+        features = model.encode_pictures(**pictures) if memory is None else memory(**pictures)
+        inputs["image_features"] = features.repeat(max(1, len(asked)), 1)
     output = model.generate(
         **inputs.to(model.device),
         sampler=sampler,
@@ -166,6 +180,17 @@ def answer(
     assert isinstance(output, SamplerOutput)  # with return_dict_in_generate
     token_ids = output.answers[0].tolist()  # waits for the device, so it belongs to the time
     seconds = time.perf_counter() - start
+    if asked:
+        probabilities = torch.cat(output.confidence).tolist()
+        return Answer(
+            put_together(sampler.constraint["json_schema"], output.texts),
+            torch.cat(output.answers).tolist(),
+            probabilities,
+            {field.name: math.prod(row.tolist()) for field, row in zip(asked, output.confidence, strict=True)},
+            seconds,
+            len(output.order),
+            output.num_forwards,
+        )
     probabilities, fields = output.confidence[0].tolist(), None
     if sampler is not None and has_fields(sampler.constraint):
         parts = spelled(processor.tokenizer, token_ids)

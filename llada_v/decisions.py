@@ -74,7 +74,7 @@ def decide(
         for name, values in spelled.items()
     }
     length = model.generation_config.max_new_tokens if gen_length is None else gen_length
-    prompts, pictures = prompts_of(processor, [text for text, _ in named.values()], images, video)
+    prompts, pictures = prompts_of(processor, [[user_message(text, images, video)] for text, _ in named.values()])
     features = None
     if pictures:
         pictures = {name: tensor.to(model.device) for name, tensor in pictures.items()}
@@ -113,13 +113,18 @@ class DecideMixin:
         return decide(self, processor, questions, list_of(inputs), **settings)
 
 
-def prompts_of(processor, texts: Sequence[str], images, video) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
-    """The ids of each question's prompt about the same pictures, and the pictures, cut into tiles once."""
+def prompts_of(
+    processor, chats: Sequence[list[dict]], max_tiles: int | None = None, enable_thinking: bool | None = None
+) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
+    """The ids of the prompt of each chat, which all show the same pictures, and the pictures, cut into tiles once.
+
+    max_tiles: see `answer`. enable_thinking: see `read_messages`, as for what is raised.
+    """
     prompts, visuals = [], None
-    for text in texts:
-        turns, pictures, videos = read_messages([user_message(text, images, video)])
+    for chat in chats:
+        turns, pictures, videos = read_messages(chat, enable_thinking)
         if visuals is None:
-            merged = processor.options({})
+            merged = processor.options({} if max_tiles is None else {"max_tiles": max_tiles})
             kind = "videos_kwargs" if videos else "images_kwargs"
             visuals = (
                 processor.visuals_of(videos or pictures, bool(videos), **merged[kind]) if videos or pictures else []

@@ -162,6 +162,7 @@ SETTINGS = [
         "suffix_token_ids": (["--suffix", "ok"], [111, 107]),
     },
     {"constraint": (["--regex", "[0-9]+"], {"regex": "[0-9]+"})},
+    {"fields": (["--fields", "together"], "together")},
     {"constraint": (["--choices", "a,b"], {"choices": ["a", "b"]})},
     {"constraint": (["--template", "two {choice:stars|x}"], {"template": "two {choice:stars|x}"})},
     {

@@ -8,6 +8,7 @@ import torch
 
 from llada_v import Decision, answer, cli, decide, fit_temperature, load
 from llada_v.answering import DEMO_IMAGE, DEMO_QUESTIONS, PictureMemory
+from llada_v.conversation import user_message
 from llada_v.decisions import prompts_of, shared_length
 from llada_v.generation import choices
 from llada_v.generation.choices import Asked, read_apart, read_choices, reads_of
@@ -148,7 +149,7 @@ def test_names_values_spellings_and_temperature(shipped_model):
 
 def test_questions_without_a_picture_share_what_stands_in_front_of_the_users_turn(shipped_model):
     model, processor = shipped_model
-    (one, other), pictures = prompts_of(processor, ["What is this?", "Why?"], (), None)
+    (one, other), pictures = prompts_of(processor, [[user_message(text)] for text in ("What is this?", "Why?")])
     shared = shared_length(one, model.config)
     assert not pictures and one[:shared] == other[:shared] and one[shared] == model.config.start_header_id
     assert decide(model, processor, {"Is 3 more than 2?": bool})["Is 3 more than 2?"].value in (True, False)

@@ -19,9 +19,10 @@ from ..fields import kinds_of, meant, rules_of, text_of
 from ..generation.config import SamplerConfig
 from ..generation.presets import preset_of
 from ..terminal import Frame, Piece, Screen
-from .generate import APART
+from .generate import APART as WITH_A_SHAPE
 from .options import add_device_options, add_quantize, add_settings, given, need_to_quantize, reader
 
+APART = (*WITH_A_SHAPE, "fields")
 KEY = "LLADA_V_API_KEY"
 FAST = "fast"  # whatever the model's own preset, what is set by hand has to go with the one that sets most
 HISTORY_LINES = 1000

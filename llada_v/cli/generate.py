@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import WrongValue
-from ..generation.config import SamplerConfig
+from ..generation.config import APART as APART_FIELDS
+from ..generation.config import TOGETHER, SamplerConfig
 from ..generation.presets import EXACT, PRESETS, preset_of, told
 from ..json_text import read_json
 from .options import add_device_options, add_quantize, add_settings, check_file, check_numbers, given, need_to_quantize
@@ -92,6 +93,11 @@ def run(args: argparse.Namespace) -> None:
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     images, questions, name = args.image, args.question, args.model or DEMO_MODEL
+    is_apart = getattr(args, "fields", TOGETHER) == APART_FIELDS
+    if is_apart and args.gif:
+        raise WrongValue("--gif shows one canvas, and with --fields apart every field has its own; leave one out")
+    if is_apart and not questions:
+        questions = [""]  # the fields' descriptions ask
     if not questions:
         if images or args.video:
             raise WrongValue("a picture without a question; add --question 'What is this?'")
@@ -139,7 +145,7 @@ def run(args: argparse.Namespace) -> None:
                 flush=True,
             )
         else:
-            print(f"{question} -> {found.text}", flush=True)
+            print(f"{question} -> {found.text}" if question else found.text, flush=True)
     if args.gif:
         frames = load_frames(args.video, lambda total, fps: frames_evenly(total, GIF_FRAMES)) if args.video else []
         save_gif(args.gif, recordings, pictures + frames, processor.decode)

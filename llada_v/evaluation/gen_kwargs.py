@@ -13,7 +13,7 @@ from ..generation.config import SamplerConfig
 from ..processing_llada_v import LladaVProcessor
 from .prompts import check_think_mode
 
-APART = {"stop_token_ids", "stop_strings", "suffix_token_ids", "constraint"}  # until, suffix; none has a shape
+APART = {"stop_token_ids", "stop_strings", "suffix_token_ids", "constraint", "fields"}  # until, suffix; no shapes
 SAMPLER_SETTINGS = {field.name for field in fields(SamplerConfig)} - APART
 OTHER_SETTINGS = {"until", "suffix", "think_mode"}
 # Settings of autoregressive models, and the values that ask for nothing the sampler lacks; None: any value.

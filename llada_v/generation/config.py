@@ -7,6 +7,7 @@ from typing import Any
 from ..errors import WrongValue
 from ..fields import check, documented, setting
 from ..json_text import shown
+from .apart import fields_apart
 from .patterns import pattern_of
 from .presets import settings_of
 
@@ -15,6 +16,7 @@ REMASKING = ("low_confidence", "random")
 CACHES = ("none", "prompt", "dllm")
 RULES = ("top_k", "threshold", "factor", "frechet", "entropy_bound", "margin")
 SCHEDULES = ("linear", "convex")
+TOGETHER, APART = "together", "apart"
 
 # Settings that exist for one value of another: name -> (the other, its value, what None stands for there).
 BELONGS = {
@@ -122,6 +124,12 @@ class SamplerConfig:
         "tokenizer, and outlines-core",
         none="any text",
     )
+    fields: str = setting(
+        TOGETHER,
+        "how JSON is filled: together, as one text; apart, where each property of a json_schema is asked by its "
+        "description in a row of its own (see `generation.apart`)",
+        choices=(TOGETHER, APART),
+    )
     suffix_token_ids: list[int] | None = setting(
         None, "ids placed behind the canvas, visible from the first step and returned behind the answer"
     )
@@ -190,6 +198,10 @@ class SamplerConfig:
         self._check_combinations()
         if self.constraint is not None:
             pattern_of(self.constraint)
+        if self.fields == APART:
+            if self.constraint is None or "json_schema" not in self.constraint:
+                raise WrongValue(f"fields {APART!r} are those of a json_schema; give constraint={{'json_schema': ...}}")
+            fields_apart(self.constraint["json_schema"])
 
     @classmethod
     def preset(cls, name: str, **changes) -> "SamplerConfig":

@@ -112,6 +112,10 @@ class Constraint:
         """(R, G) bool: what of finished canvases (R, G) belongs to the answer: all of it."""
         return torch.ones_like(canvas, dtype=torch.bool)
 
+    def of(self, rows: list[int]) -> "Constraint":
+        """The shape of some rows of the batch: all have this one."""
+        return self
+
     def restrict(self, logits: torch.Tensor, canvas: torch.Tensor, is_open: torch.Tensor) -> torch.Tensor:
         """Logits (M, V) at the open positions (R, G) of canvases (R, G), -inf for tokens that are not let through."""
         short = self.length - canvas.shape[1]

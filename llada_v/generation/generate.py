@@ -15,12 +15,11 @@ from torch.nn.functional import pad
 from ..errors import WrongValue
 from .cache import Cache, Scope
 from .config import SamplerConfig
-from .constraint import Constraint
 from .keywords import read_keywords
-from .sampler import Call, Sampled, SamplerOutput, SamplerState, sample
+from .sampler import Call, Sampled, SamplerOutput, SamplerState, Shape, sample
 from .shape import shape_of
 from .stops import by_kind
-from .template import Template
+from .template import EachRow
 
 
 @dataclass
@@ -211,7 +210,7 @@ class Plan:
     sampler: SamplerConfig
     stops: list[list[int]]
     decode: Callable[[list[int]], str] | None
-    constraint: Constraint | Template | None
+    constraint: Shape | None
     suffix: list[int]
     length: int
 
@@ -334,6 +333,11 @@ class SamplerMixin:
             prompt, input_ids = (part.repeat_interleave(copies, 0) for part in (prompt, input_ids))
             attention_mask = None if attention_mask is None else attention_mask.repeat_interleave(copies, 0)
         num_rows = len(input_ids)
+        if isinstance(plan.constraint, EachRow) and len(plan.constraint.shapes) != num_rows:
+            raise WrongValue(
+                f"the schema asks for {len(plan.constraint.shapes)} fields apart, and there are {num_rows} prompts; "
+                "`llada_v.answer` writes a prompt for each"
+            )
         reader = (EachAlone if sampler.cache == "dllm" else Reader)(self, prompt, attention_mask, suffix, sampler)
         found = sample(
             reader, num_rows, sampler, config.mask_token_id, plan.stops, generator, callback, decode, plan.constraint

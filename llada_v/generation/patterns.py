@@ -31,6 +31,15 @@ HELD = {
     "boolean": set(),
     "null": set(),
 }
+INSTEAD = {
+    "oneOf": "in place of oneOf write anyOf, which lets through what several options allow, too",
+    "not": "say what may be, in place of what may not",
+    "format": "in place of format write a pattern",
+    "multipleOf": "in place of multipleOf list the values in enum",
+    "patternProperties": "name the properties",
+    "prefixItems": "in place of a list of different items write an object",
+}
+WITHOUT_TYPE = {"type", "$ref", "anyOf", "allOf", "enum", "const"}.union(*HELD.values())
 LETTER = r'(?:[^"\\\x00-\x1f\x7f]|\\["\\nrt])'
 INTEGER = r"(?:0|-?[1-9][0-9]{0,14})"
 PLAIN = {
@@ -290,6 +299,8 @@ def schema_pattern(schema, root: dict, refs: tuple[str, ...], where: str) -> str
     if "enum" in schema or "const" in schema:
         only(schema, {"enum", "const", "type"}, where)
         return listed(schema, where)
+    if kinds == [None]:
+        only(schema, WITHOUT_TYPE, where)
     for kind in kinds:
         if kind not in HELD:
             raise WrongValue(f"{where} has type {shown(kind)}; it must be one of {', '.join(HELD)}")
@@ -301,8 +312,9 @@ def only(schema: dict, held: set[str], where: str) -> None:
     """Raise ValueError naming the keywords of a schema that are not held."""
     odd = sorted(map(str, schema.keys() - held - ANNOTATIONS))
     if odd:
+        told = "".join(f"; {INSTEAD[word]}" for word in odd if word in INSTEAD)
         raise WrongValue(
-            f"{where} has {', '.join(odd)}, which is not held here; there may be {', '.join(sorted(held))}"
+            f"{where} has {', '.join(odd)}, which is not held here; there may be {', '.join(sorted(held))}{told}"
         )
 
 

@@ -22,9 +22,9 @@ from .constraint import Constraint
 from .lookahead import drafts_of, num_verified
 from .reveal import choose, propose, reveal_counts
 from .stops import Stops
-from .template import Template
+from .template import EachRow, Template
 
-Shape = Constraint | Template
+Shape = Constraint | Template | EachRow
 # Raised by hand when the same weights, prompt and settings can give another answer than before: evaluations then start
 # again, beside the finished ones. A recorded set of answers (tests/test_answers_version.py) tells when it is due.
 ANSWERS_VERSION = 1
@@ -201,7 +201,7 @@ def proposals(
     generator: source of random numbers; on that device too. constraint: see `steps_of`.
     """
     if constraint is not None:
-        logits = constraint.restrict(logits, call.canvas, call.is_open)
+        logits = constraint.of(call.rows.tolist()).restrict(logits, call.canvas, call.is_open)
     return propose(logits, config, generator)
 
 
@@ -249,16 +249,18 @@ class Rows:
         """(..., G) bool: masked positions of canvases (..., G) in front of a bound (...)."""
         return (canvas == self.mask_id) & (self.index < bound[..., None])
 
-    def reveal(self, canvas, block_steps: list[int], candidates, seen) -> tuple[torch.Tensor, torch.Tensor]:
+    def reveal(self, rows: list[int], canvas, block_steps: list[int], candidates, seen):
         """Canvases (R, G) after one step, and what it reveals (R, G) bool.
 
-        block_steps: R numbers of the step in its block. seen: (R, G) scores, -inf where nothing may be revealed.
+        rows: R, whose canvases they are. block_steps: R numbers of the step in its block. seen: (R, G) scores, -inf
+            where nothing may be revealed.
         """
         last = len(self.counts) - 1
         chosen = choose(seen, [self.counts[min(step, last)] for step in block_steps], self.config)
         if self.constraint is not None:
-            chosen = self.constraint.together(canvas, candidates, seen, chosen)
-            return self.constraint.closed(torch.where(chosen, candidates, canvas)), chosen
+            shape = self.constraint.of(rows)
+            chosen = shape.together(canvas, candidates, seen, chosen)
+            return shape.closed(torch.where(chosen, candidates, canvas)), chosen
         return torch.where(chosen, candidates, canvas), chosen
 
     def longer(self, end: int) -> int:
@@ -317,7 +319,7 @@ class Rows:
 
         def step_of(draft: torch.Tensor, ahead: int) -> torch.Tensor:
             seen = torch.where(self.open_in(draft, torch.minimum(self.stops.ends(draft), end)), scores, -torch.inf)
-            return self.reveal(draft, [self.block_step[row] + ahead for row in rows], candidates, seen)[0]
+            return self.reveal(rows, draft, [self.block_step[row] + ahead for row in rows], candidates, seen)[0]
 
         drafts = drafts_of(canvas, copies, step_of)
         is_open = self.open_in(drafts, torch.minimum(self.stops.ends(drafts), end[:, None]))
@@ -336,6 +338,7 @@ class Rows:
         """
         copies = drafts.shape[1]
         after, chosen = self.reveal(
+            [row for row in rows for _ in range(copies)],
             drafts.flatten(0, 1),
             [self.block_step[row] + ahead for row in rows for ahead in range(copies)],
             tokens.flatten(0, 1),

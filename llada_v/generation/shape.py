@@ -4,24 +4,31 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
+from .apart import fields_apart
 from .automaton import Automaton, automaton_of, pieces_of
-from .config import AUTO, SamplerConfig
+from .config import APART, AUTO, TOGETHER, SamplerConfig
 from .constraint import Constraint
 from .patterns import Part, pattern_of, schema_parts, template_parts
-from .template import Gap, Template
+from .template import EachRow, Gap, Template
 
 # Where automata are kept from one run to the next.
 CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "llada_v", "automata")
 
 
-def shape_of(sampler: SamplerConfig, tokenizer, config) -> tuple[Constraint | Template, SamplerConfig]:
+def shape_of(sampler: SamplerConfig, tokenizer, config) -> tuple[Constraint | Template | EachRow, SamplerConfig]:
     """What holds answers to `sampler.constraint`, and the settings under which it does.
+
+    With fields apart each row of the batch is one of them, in the schema's order.
 
     tokenizer: the processor's. config: the model's. A template, and a schema that is one, knows its length: "auto" is
     just that. A schema whose longest values would not fit the canvas is held as a whole, its text masked like the rest.
     Raises ValueError where no answer of the shape fits, or the tokenizer's tokens cannot be used.
     """
     assert sampler.constraint is not None
+    if sampler.fields == APART:
+        asked = fields_apart(sampler.constraint["json_schema"])
+        alone = [replace(sampler, constraint=field.constraint, fields=TOGETHER) for field in asked]
+        return EachRow([constraint_of(one, tokenizer, config) for one in alone]), sampler
     pieces = pieces_of(tokenizer, config.text_config.vocab_size, config.never_generated_ids())
     ends = config.eot_token_id, config.pad_token_id, config.mask_token_id
 
@@ -42,6 +49,13 @@ def shape_of(sampler: SamplerConfig, tokenizer, config) -> tuple[Constraint | Te
                 sampler = replace(sampler, gen_length=length, max_gen_length=None, block_length=None)
             return Template(form, *ends, sampler.canvas_length), sampler
     return Constraint(automaton(pattern_of(sampler.constraint)), ends[0], ends[2], sampler.canvas_length), sampler
+
+
+def constraint_of(sampler: SamplerConfig, tokenizer, config) -> Constraint | Template:
+    """What holds one row, on a canvas as long as all have."""
+    found, _ = shape_of(sampler, tokenizer, config)
+    assert not isinstance(found, EachRow)
+    return found
 
 
 def laid_out(

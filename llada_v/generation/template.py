@@ -60,6 +60,10 @@ class Template:
         for start, end, _ in self.gaps[: len(self.gaps) - isinstance(parts[-1], Gap)]:
             self.fills[start:end] = True
 
+    def of(self, rows: list[int]) -> "Template":
+        """The shape of some rows of the batch: all have this one."""
+        return self
+
     def closed(self, canvas: torch.Tensor) -> torch.Tensor:
         """Canvases (R, G) with filler behind filler, to the end of its gap: that takes no forward."""
         canvas = canvas.clone()
@@ -96,6 +100,40 @@ class Template:
             part = slice(start, end)
             chosen[:, part] = gap.together(canvas[:, part], tokens[:, part], scores[:, part], chosen[:, part])
         return chosen
+
+
+class EachRow:
+    """A shape of its own for each row of a batch; R canvases are those of the rows in order."""
+
+    def __init__(self, shapes: list["Constraint | Template"]):
+        self.shapes = shapes
+        self.initial = torch.stack([shape.initial for shape in shapes])  # (R, G)
+
+    def of(self, rows: list[int]) -> "EachRow":
+        """The shapes of some rows, of which the same may come several times."""
+        return EachRow([self.shapes[row] for row in rows])
+
+    def each(self, what: str, *parts: torch.Tensor) -> torch.Tensor:
+        """What a method of every shape makes of its own canvas's parts (R, G) each, together again."""
+        rows = zip(self.shapes, *(part.split(1) for part in parts), strict=True)
+        return torch.cat([getattr(shape, what)(*own) for shape, *own in rows])
+
+    def closed(self, canvas: torch.Tensor) -> torch.Tensor:
+        """See `Template.closed`."""
+        return self.each("closed", canvas)
+
+    def is_said(self, canvas: torch.Tensor) -> torch.Tensor:
+        """See `Template.is_said`."""
+        return self.each("is_said", canvas)
+
+    def together(self, canvas, tokens, scores, chosen: torch.Tensor) -> torch.Tensor:
+        """See `Constraint.together`."""
+        return self.each("together", canvas, tokens, scores, chosen)
+
+    def restrict(self, logits: torch.Tensor, canvas: torch.Tensor, is_open: torch.Tensor) -> torch.Tensor:
+        """See `Constraint.restrict`."""
+        parts = zip(self.shapes, logits.split(is_open.sum(1).tolist()), canvas.split(1), is_open.split(1), strict=True)
+        return torch.cat([shape.restrict(*part) for shape, *part in parts])
 
 
 def shared(room: int, limits: list[tuple[int, int]]) -> list[int]:

@@ -186,12 +186,12 @@ async def answer(server: Server, request: Request) -> Response:
         form, asked = await asyncio.get_running_loop().run_in_executor(server.readers, server.read, body)
         del body
         events = Events(server.engine)
-        watches = bool(form.stream) or asked.logprobs
+        watches = asked.schema is None and (bool(form.stream) or asked.logprobs)
         writers = await asyncio.get_running_loop().run_in_executor(
             server.readers, server.submit, asked, watches, events
         )
-        num_prompt = asked.inputs["input_ids"].shape[1]
-        asked.inputs = {}
+        num_prompt = asked.num_prompt
+        asked.parts = []
         head = head_of(f"chatcmpl-{request.state.id}", server.config.name)
         request.state.log |= {"client": client, "user": form.user, "prompt_tokens": num_prompt}
         if form.stream:

@@ -2,21 +2,24 @@
 
 import re
 import secrets
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from PIL import Image
 
+from ..decisions import prompts_of
 from ..errors import UserError, WrongValue
-from ..generation.config import SamplerConfig
+from ..generation.apart import fields_apart
+from ..generation.config import APART, TOGETHER, SamplerConfig
 from ..generation.presets import preset_of, settings_of
 from ..images import load_image, open_picture
 from ..json_text import shown
 from ..media import of_data_uri, open_text
 from ..video import frames_evenly, load_frames
 from .errors import Refused
-from .forms import APART, AttentionRequest, ChatRequest, Message
+from .forms import APART as OTHER_WORDS
+from .forms import AttentionRequest, ChatRequest, Message
 from .limits import Limits
 
 MOST_SEED = 2**63 - 1
@@ -28,15 +31,21 @@ SCALAR = r'(?:"(?:[^"\\\x00-\x1f\x7f]|\\["\\nrt])*"|-?(?:0|[1-9][0-9]{0,14})(?:\
 class Asked:
     """A request that was read.
 
-    inputs: of one conversation, for the engine. names: what the fields are called in errors.
+    parts: of one conversation, for the engine, with its settings; of several, where fields are asked apart.
+    schema: then their JSON's, else None.
     """
 
-    inputs: dict[str, torch.Tensor]
-    sampler: SamplerConfig
+    parts: list[tuple[dict[str, torch.Tensor], SamplerConfig]]
+    schema: dict | None
     seed: int
     answers: int
     logprobs: bool
     runners_up: int
+
+    @property
+    def num_prompt(self) -> int:
+        """Tokens of the prompt, of all parts together."""
+        return sum(inputs["input_ids"].shape[1] for inputs, _ in self.parts)
 
 
 def read(form: ChatRequest, processor, generation_config, limits: Limits, fetches: bool) -> Asked:
@@ -58,9 +67,40 @@ def read(form: ChatRequest, processor, generation_config, limits: Limits, fetche
         raise Refused(400, f"n is {answers}, more than the {limits.answers} that are served", "n")
     if answers > 1 and not sampler.temperature and sampler.remasking != "random":
         raise Refused(400, f"n is {answers}, but without chance all answers are one; set a temperature", "n")
-    inputs = inputs_of(form, processor, limits, fetches)
+    schema = None
+    if sampler.fields == APART:
+        schema = sampler.constraint["json_schema"]
+        parts = parts_apart(form, schema, sampler, processor, limits, fetches)
+    else:
+        parts = [(inputs_of(form, processor, limits, fetches), sampler)]
     seed = secrets.randbelow(MOST_SEED) if form.seed is None else form.seed
-    return Asked(inputs, sampler, seed, answers, bool(form.logprobs), form.top_logprobs or 0)
+    return Asked(parts, schema, seed, answers, bool(form.logprobs), form.top_logprobs or 0)
+
+
+def parts_apart(
+    form: ChatRequest, schema: dict, sampler: SamplerConfig, processor, limits: Limits, fetches: bool
+) -> list[tuple[dict, SamplerConfig]]:
+    """The prompt of each field of a schema, its description behind the last message, and its settings.
+
+    Raises Refused for what asks for one row of tokens, where there is one a field.
+    """
+    if form.messages[-1].role != "user":
+        raise Refused(400, "fields apart are asked behind a user's message, and the last is another's", "messages")
+    for name, is_asked in (("logprobs", form.logprobs), ("diffusing", form.diffusing), ("n", (form.n or 1) > 1)):
+        if is_asked:
+            raise Refused(400, f"{name} is of one row of tokens, and fields apart have one each; leave it out", name)
+    *history, last = Media(limits, fetches).opened(form.messages)
+    said = [{"type": "text", "text": last["content"]}] if isinstance(last["content"], str) else last["content"]
+    is_said = any(part["type"] == "text" and part["text"].strip() for part in said)
+    asked = fields_apart(schema)
+    texts = [{"type": "text", "text": "\n" * is_said + field.text} for field in asked]
+    chats = [[*history, last | {"content": [*said, text]}] for text in texts]
+    try:
+        prompts, pictures = prompts_of(processor, chats, enable_thinking=form.enable_thinking)
+    except UserError as error:
+        raise Refused(400, str(error), "messages") from error
+    alone = [replace(sampler, constraint=field.constraint, fields=TOGETHER) for field in asked]
+    return [({"input_ids": torch.tensor([ids])} | pictures, one) for ids, one in zip(prompts, alone, strict=True)]
 
 
 def inputs_of(form: ChatRequest | AttentionRequest, processor, limits: Limits, fetches: bool) -> dict:
@@ -124,7 +164,7 @@ def field_of(told: str, form: ChatRequest) -> str | None:
     """The field of the request that an error about settings begins with."""
     word = re.match(r"[a-z_]+", told)
     name = word[0] if word else ""
-    if name in {field.name for field in fields(SamplerConfig)} - set(APART):
+    if name in {field.name for field in fields(SamplerConfig)} - set(OTHER_WORDS):
         return "max_tokens" if name == "gen_length" and form.max_tokens else f"diffusion.{name}"
     return {"stop_strings": "stop"}.get(name)
 

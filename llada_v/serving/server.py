@@ -17,6 +17,7 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from ..errors import UserError
+from ..generation.apart import put_together
 from ..json_text import parse_json, shown
 from . import engine as engines
 from .engine import Engine, Failed, Finished, Full, OutOfTime, Step, Stopping, TooLarge
@@ -153,14 +154,16 @@ class Server:
         return form, read(form, engine.processor, engine.model.generation_config, self.limits, self.config.fetches)
 
     def submit(self, asked: Asked, watches: bool, events: "Events") -> list[Writer]:
-        """Hand a request to the engine, once for each answer."""
-        num_prompt = asked.inputs["input_ids"].shape[1]
-        writers = []
+        """Hand a request to the engine, once for each answer, or for each field of the only one."""
+        num_prompt = asked.num_prompt
+        writers: list[Writer] = []
+        parts = asked.parts * asked.answers
+        events.schema = asked.schema
         try:
-            for index in range(asked.answers):
+            for index, (inputs, sampler) in enumerate(parts):
                 request = engines.Request(
-                    asked.inputs,
-                    asked.sampler,
+                    inputs,
+                    sampler,
                     events.listener(index),
                     (asked.seed + index) % 2**63,
                     watches,
@@ -169,6 +172,8 @@ class Server:
                 )
                 job = self.engine.submit(request)
                 events.jobs.append(job)
+                if asked.schema is not None and writers:
+                    continue  # the fields' answers are one
                 writers.append(Writer(job.plan, self.engine.model.config.mask_token_id, index, asked.logprobs))
         except UserError as error:
             events.cancel()
@@ -182,6 +187,8 @@ class Events:
     def __init__(self, engine: Engine):
         self.engine = engine
         self.jobs: list[engines.Job] = []
+        self.schema: dict | None = None  # whose fields the jobs are
+        self.fields: dict[int, Finished] = {}
         self.loop = asyncio.get_running_loop()
         self.queue: asyncio.Queue[tuple[int, engines.Event]] = asyncio.Queue()
 
@@ -201,12 +208,33 @@ class Events:
         index, event = await self.queue.get()
         if isinstance(event, Failed):
             raise refused(event.error)
-        return index, event
+        if self.schema is None:
+            return index, event
+        if isinstance(event, Finished):
+            self.fields[index] = event
+        if len(self.fields) < len(self.jobs):
+            return await self.next()
+        return 0, joined([self.fields[index] for index in range(len(self.jobs))], self.schema)
 
     def cancel(self) -> None:
         """Nobody waits any more."""
         for job in self.jobs:
             self.engine.cancel(job)
+
+
+def joined(fields: list[Finished], schema: dict) -> Finished:
+    """The answer to a schema from those to its fields."""
+    return Finished(
+        token_ids=[token for done in fields for token in done.token_ids],
+        positions=[],
+        text=put_together(schema, [done.text for done in fields]),
+        stopped=True,
+        order=[step for done in fields for step in done.order],
+        num_forwards=sum(done.num_forwards for done in fields),
+        seconds=max(done.seconds for done in fields),
+        waited_seconds=max(done.waited_seconds for done in fields),
+        ticks_waited=sum(done.ticks_waited for done in fields),
+    )
 
 
 def refused(error: BaseException, num_prompt: int | None = None) -> Refused:
