@@ -4,7 +4,7 @@ Everything is drawn twice as large and then halved, so that edges are smooth. Si
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -178,6 +178,7 @@ POINTS_WIDTH, POINTS_HEIGHT = 1280, 800
 LEFT, RIGHT, TOP, BOTTOM = 92, 40, 100, 78  # margins around the axes
 DOT, CAP = 5.5, 4  # radius of a dot, half the width of an interval's end
 ROOM = 0.08  # of the data's span, free on each side
+PANEL, PANEL_GAP = 420, 84  # side of a reliability diagram, and what is between two
 
 
 @dataclass(frozen=True)
@@ -283,6 +284,41 @@ def overlap(a, b) -> bool:
 
 HISTOGRAM_WIDTH, HISTOGRAM_HEIGHT = 840, 420
 SIDE, HEAD, FOOT = 76, 72, 42  # margins around the bars
+
+
+def reliability(found: Mapping[str, Sequence[float]], is_right: Sequence[bool], title: str) -> Image.Image:
+    """How often answers are right (up) that are so sure (across), in ten bins; where both are equal is the diagonal.
+
+    found: a panel's name -> the probability of each answer. is_right: whether that answer is. The bar of a bin is its
+    share of right answers, the dot stands at their mean probability, the number below says how many they are.
+    """
+    sheet = Sheet(2 * MARGIN + len(found) * (PANEL + PANEL_GAP) - PANEL_GAP + 44, PANEL + 176)
+    sheet.text(MARGIN, 34, fitted(title, LARGE, sheet.width - 2 * MARGIN), LARGE)
+    sheet.text(MARGIN, 60, "bar: share that is right    dot: mean probability    below: how many", SMALL, MUTED)
+    for number, (name, sure) in enumerate(found.items()):
+        left, top = MARGIN + 44 + number * (PANEL + PANEL_GAP), 112
+        bottom = top + PANEL
+        sheet.text(left, top - 20, name)
+        for tenth in range(0, 11, 2):
+            place = PANEL * tenth / 10
+            sheet.line((left, bottom - place), (left + PANEL, bottom - place))
+            sheet.text(left - 8, bottom - place, f"{10 * tenth} %", SMALL, MUTED, "rm")
+            sheet.text(left + place, bottom + 42, f"{tenth / 10:g}", SMALL, MUTED, "mm")
+        bins: list[list[tuple[float, bool]]] = [[] for _ in range(10)]
+        for probability, right in zip(sure, is_right, strict=True):
+            bins[min(9, int(10 * probability))].append((probability, right))
+        for tenth, some in enumerate(bins):
+            start = left + PANEL * tenth / 10
+            if some:
+                share = sum(right for _, right in some) / len(some)
+                sheet.box(start + 2, bottom - PANEL * share, start + PANEL / 10 - 2, bottom, PALE, 2)
+            sheet.text(start + PANEL / 20, bottom + 16, str(len(some)), SMALL, MUTED, "mm")
+        sheet.line((left, bottom), (left + PANEL, top), colour=INK, width=1.5)
+        for some in filter(None, bins):
+            mean = sum(probability for probability, _ in some) / len(some)
+            share = sum(right for _, right in some) / len(some)
+            sheet.dot(left + PANEL * mean, bottom - PANEL * share, DOT, BLUE)
+    return sheet.finished()
 
 
 def histogram(counts: Sequence[int], edges: Sequence[int], limit: int, unit: str, what: str) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Typed decisions: closed questions about a picture, all read in one forward, each with its probabilities.
+"""Typed decisions: closed questions about a picture, all read at once, each with its probabilities.
 
 model, processor = load("model/llada-v-tiny")
 found = decide(model, processor, {"Is there a red star?": bool, "How many objects are there?": range(6)}, ["demo.png"])
@@ -59,7 +59,8 @@ def decide(
     close: the second is close where the first leads it by less, in probability.
     gen_length: masks of the canvas; None is the model's own length.
     alone: each question in a row of its own, where the pictures see it, as `generate` has it: slower, and the numbers
-        of its first step. Else all in one forward, in which the pictures see no question.
+        of its first step. Else the pictures, which then see no question, pass the model once, and all
+        questions together behind them.
     A label of several tokens has the probability of the chain from left to right (`generation.choices`).
     Raises ValueError for questions and values that cannot be asked, as `answer` for pictures, and as `read_choices`.
     """

@@ -2,7 +2,7 @@
 
 A request is {"state", "questions": {name: {"type", "instructions", "criteria"}}, "assets"}. transformers reads the
 token behind a prompt; here the options themselves are read at masked positions, as `decide` does, and all questions
-about the same pictures in one forward:
+about the same pictures at once:
 
     request -> `SystemOneConfig.prepare_inputs` -> ids of prompt and questions, ids of the options -> `decide` -> scores
 """
@@ -121,7 +121,7 @@ class DecidesMixin(DecisionMixin):
         pictures = {name: pictures[name].to(input_ids.device) for name in PICTURE_INPUTS if name in pictures}
         features = self.encode_pictures(**pictures) if pictures else None  # type: ignore[attr-defined]
         length = self.generation_config.max_new_tokens
-        if "flash" in str(self.config._attn_implementation):  # it takes no mask that keeps questions apart
+        if "flash" in str(self.config._attn_implementation):  # see `read_apart`
             found = []
             for question in asked:
                 inputs = {"input_ids": torch.tensor([ids[:shared] + question.ids], device=input_ids.device)}

@@ -83,7 +83,7 @@ def test_a_question_does_not_depend_on_the_others_nor_on_how_many_forwards_there
     model, processor = shipped_model
     together = decide(model, processor, CLOSED, [DEMO_IMAGE])
     turned = decide(model, processor, dict(reversed(CLOSED.items())), [DEMO_IMAGE])
-    monkeypatch.setattr(choices, "MOST_BEHIND", 1)
+    monkeypatch.setattr(choices, "MOST_KEYS", 1)
     apart = decide(model, processor, CLOSED, [DEMO_IMAGE])
     for name, one in together.items():
         for other in (turned, apart):

@@ -42,11 +42,15 @@ def request_of():
     return {"state": "<picture>", "questions": QUESTIONS, "assets": {"<picture>": str(DEMO_IMAGE)}}
 
 
-def test_the_pipeline_decides_as_decide_does_in_one_forward(loaded, ask, request_of, monkeypatch):
-    count, forward = [], loaded[0].forward
-    monkeypatch.setattr(loaded[0], "forward", lambda *args, **inputs: count.append(1) or forward(*args, **inputs))
+def test_the_pipeline_decides_as_decide_does_and_the_prompt_passes_the_model_once(loaded, ask, request_of):
+    lengths = []
+    hook = loaded[0].model.language_model.register_forward_pre_hook(
+        lambda module, args, inputs: lengths.append(inputs["inputs_embeds"].shape[:2]), with_kwargs=True
+    )
     found = ask(request_of)
-    assert len(count) == 1
+    hook.remove()
+    (one, prompt), (questions, behind) = lengths
+    assert (one, questions) == (1, len(QUESTIONS)) and behind < 60 < prompt
     wanted = decide(*loaded, SAME, [DEMO_IMAGE])
     pairs = zip(found.values(), wanted.values(), strict=True)
     for name, (given, decision) in zip(QUESTIONS, pairs, strict=True):

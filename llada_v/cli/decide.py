@@ -1,4 +1,4 @@
-"""Closed questions about pictures or a video, all read in one forward, with the probability of every value.
+"""Closed questions about pictures or a video, all read at once, with the probability of every value.
 
     llada-v decide --image form.png --ask 'Is it signed?' --ask 'What colour is the stamp?=red,blue' --ask 'Pages?=1..9'
 

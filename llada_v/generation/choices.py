@@ -11,21 +11,22 @@ the labels part at their first token, and otherwise the model's own chain from l
 label goes on are not read.
 
 `read_choices` reads prompts as `generate` does at its first step. `read_apart` reads many questions about the same
-prompt in one row: each sees the prompt and itself, the prompt sees no question, and passes the model once for all.
+prompt: each is a row that sees the prompt and itself; the prompt sees no question, and passes the model once for all.
 Knows ids and a model, no tokenizer. Letters: B prompts, L positions, P positions of a prompt, G of a canvas, N reads.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from ..errors import WrongValue
+from .cache import KeyValueLayer
 from .sampler import broken_model
 
 MOST_LABELS = 1000
 ROWS = 32  # prompts in one forward
-MOST_BEHIND = 8192  # positions of questions in one forward, behind their prompt: attention makes a mask of L x L
+MOST_KEYS = 2**18  # positions that the rows of one forward see, all together: each has the prompt's keys in front
 
 
 @dataclass(frozen=True)
@@ -146,21 +147,24 @@ class Asked:
 def read_apart(
     model, prompt_ids: list[int], questions: list[Asked], gen_length: int, image_features: torch.Tensor | None = None
 ) -> list[torch.Tensor]:
-    """Per question the log-probability of each of its labels, as `read_choices`, all questions in one forward.
+    """Per question the log-probability of each of its labels, as `read_choices`; the prompt is computed once.
 
     prompt_ids: what all stand behind, with its pictures' placeholders. image_features: (F, D) of those.
     A question's numbers do not depend on the others, nor on their order. They differ from `read_choices`, where the
-    prompt sees the question, too. More than 8,192 positions of questions take several forwards.
-    Raises ValueError as `read_choices`, and for an attention back end that takes no mask of its own.
+    prompt sees the question, too. Two forwards: the prompt, then all questions; more where they do not fit into one.
+    Raises ValueError as `read_choices`, and for an attention back end with which this was not tried.
     """
     config, device = model.config, model.device
     if "flash" in str(config._attn_implementation):
         raise WrongValue(
-            f"questions in one row need a mask that {config._attn_implementation} does not take; load the model with "
+            f"questions behind a prompt that is kept were not tried with {config._attn_implementation}; load with "
             "attn_implementation='sdpa', or ask each question in a row of its own"
         )
     asked = [reads_of(question.labels, config.eot_token_id) for question in questions]
     prompt = model.model.embed(torch.tensor([prompt_ids], device=device), image_features)  # (1, P, D)
+    kept = Kept(model.config.text_config.num_hidden_layers)
+    trunk = model.model.language_model
+    trunk(inputs_embeds=prompt, cache=kept)
     branches = [
         (question.ids + canvas, len(question.ids) + len(place), tokens)
         for question, reads in zip(questions, asked, strict=True)
@@ -168,36 +172,43 @@ def read_apart(
             canvases(reads, gen_length, config.mask_token_id).tolist(), reads.places, reads.tokens, strict=True
         )
     ]
+    size = max(1, MOST_KEYS // (len(prompt_ids) + max(len(ids) for ids, _, _ in branches)))
     found: list[torch.Tensor] = []
-    for part in in_parts(branches, MOST_BEHIND):
+    for part in (branches[start : start + size] for start in range(0, len(branches), size)):
         lengths = torch.tensor([len(ids) for ids, _, _ in part])
-        starts = lengths.cumsum(0) - lengths
-        owner = torch.arange(len(part)).repeat_interleave(lengths) + 1  # 0 is the prompt
-        owner = torch.cat((torch.zeros(len(prompt_ids), dtype=torch.long), owner)).to(device)
-        behind = torch.arange(int(lengths.sum())) - starts.repeat_interleave(lengths)
-        position = torch.cat((torch.arange(len(prompt_ids)), len(prompt_ids) + behind))[None]
-        is_read = torch.zeros(1, len(owner), dtype=torch.bool)
-        is_read[0, len(prompt_ids) + starts + torch.tensor([place for _, place, _ in part])] = True
-        ids = torch.tensor([[token for ids, _, _ in part for token in ids]], device=device)
-        logits = model(
-            inputs_embeds=torch.cat((prompt, model.get_input_embeddings()(ids)), dim=1),
-            attention_mask=((owner[None, :] == owner[:, None]) | (owner == 0)[None, :])[None, None],
-            position_ids=position.to(device),
-            logits_at=is_read.to(device),
-        ).logits
-        found += chosen_logits(logits, [tokens for _, _, tokens in part])
+        behind = torch.arange(int(lengths.max()))
+        ids = torch.tensor([ids + [config.pad_token_id] * (len(behind) - len(ids)) for ids, _, _ in part])
+        is_there = behind < lengths[:, None]  # (N, C)
+        hidden = trunk(
+            inputs_embeds=model.get_input_embeddings()(ids.to(device)),
+            attention_mask=torch.cat((is_there.new_ones(len(part), len(prompt_ids)), is_there), dim=1),
+            position_ids=(len(prompt_ids) + behind)[None],
+            wanted=behind == torch.tensor([place for _, place, _ in part])[:, None],
+            cache=kept,
+        ).last_hidden_state
+        found += chosen_logits(model.lm_head(hidden), [tokens for _, _, tokens in part])
     return shared_out(asked, found)
 
 
-def in_parts(branches: list, most: int) -> Iterator[list]:
-    """Branches in order, of at most so many positions together, at least one at a time."""
-    part: list = []
-    for branch in branches:
-        if part and sum(len(ids) for ids, _, _ in part) + len(branch[0]) > most:
-            yield part
-            part = []
-        part.append(branch)
-    yield part
+class Kept:
+    """Keys and values of a prompt in every layer, for rows behind it. The trunk asks it as it asks a `cache.Cache`."""
+
+    gives_all = False
+
+    def __init__(self, num_layers: int):
+        self.layers = [KeptLayer() for _ in range(num_layers)]
+
+
+class KeptLayer(KeyValueLayer):
+    """Of one layer: what the first call leaves stands in front of every row of the others."""
+
+    def store(self, key, value, fresh):
+        """Keys and values of the whole sequence (R, H, L, K)."""
+        if self.key is None:
+            self.key, self.value = key, value
+            return key, value
+        front = (part.expand(len(key), -1, -1, -1) for part in (self.key, self.value))
+        return tuple(torch.cat(parts, dim=2) for parts in zip(front, (key, value), strict=True))
 
 
 def chosen_logits(logits: torch.Tensor, tokens: list[list[int]]) -> list[torch.Tensor]:
