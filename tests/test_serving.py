@@ -212,6 +212,8 @@ TEXT = [{"role": "user", "content": "hi"}]
         ({"guided_regex": "("}, None, "no regular expression"),
         ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice", "give one"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "needs json_schema"),
+        ({"guided_regex": "a+", "stop": "b"}, None, "leave stop_token_ids and stop_strings out, or constraint"),
+        ({"guided_json": {"oneOf": [{"type": "null"}]}}, None, "in place of oneOf write anyOf"),
         ({"stop": ["a"] * 101}, None, "101 stops"),
         ({"tools": []}, "tools", "unknown field"),
     ],

@@ -7,6 +7,8 @@ import pytest
 import torch
 from pydantic import BaseModel, Field
 from shapes import END, FILLER, MASK, PIECES, answers, encoded, shape
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from llada_v import SamplerConfig, answer, load
 from llada_v.answering import DEMO_IMAGE
@@ -74,6 +76,22 @@ def test_forms_are_filled_under_other_settings(template, settings):
     pattern = "".join(gaps.get(part, re.escape(part)) for part in re.findall(r"\{\{|\}\}|\{[^{}]*\}|[^{}]+", template))
     for text in answers({"template": template}, gen_length=48, **settings):
         assert re.fullmatch(pattern, text), text
+
+
+def test_a_tokenizer_that_lacks_a_byte_is_said_and_no_text_is_lost(tiny_model):
+    unused = [f"<{number}>" for number in range(100)]
+    made = Tokenizer(models.BPE({token: number for number, token in enumerate([*unused, *"abno:yes"])}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
+    fits = SamplerConfig(gen_length=8, constraint={"template": "a:{choice:yes|no}"})
+    assert isinstance(shape_of(fits, tokenizer, tiny_model.config)[0], Template)
+    lacks = SamplerConfig(gen_length=8, constraint={"template": "a: q{choice:yes|no}"})
+    with pytest.raises(ValueError, match="the tokenizer has no tokens that spell 'a: q'; choose other words"):
+        shape_of(lacks, tokenizer, tiny_model.config)
+    lacks = SamplerConfig(gen_length=8, constraint={"regex": "q+"})
+    with pytest.raises(ValueError, match="no tokens of this vocabulary spell an answer"):
+        shape_of(lacks, tokenizer, tiny_model.config)
 
 
 def test_room_is_shared_evenly():

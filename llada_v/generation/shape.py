@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
+from ..errors import WrongValue
+from ..json_text import shown
 from .apart import fields_apart
 from .automaton import Automaton, automaton_of, pieces_of
 from .config import APART, AUTO, TOGETHER, SamplerConfig
@@ -33,7 +35,10 @@ def shape_of(sampler: SamplerConfig, tokenizer, config) -> tuple[Constraint | Te
     ends = config.eot_token_id, config.pad_token_id, config.mask_token_id
 
     def encode(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        if b"".join(pieces[token] for token in ids) != text.encode():
+            raise WrongValue(f"the tokenizer has no tokens that spell {shown(text)}; choose other words")
+        return ids
 
     def automaton(pattern: str) -> Automaton:
         return automaton_of(pattern, pieces, CACHE)
