@@ -77,6 +77,7 @@ class LladaConfig(PreTrainedConfig):
         as the original's training did under DeepSpeed (at position 4,000 the phase differs by up to 7 rad).
     max_position_embeddings: the longest sequence the model was trained for, in tokens.
     initializer_range: standard deviation of fresh weights.
+    tie_word_embeddings: the head's weight is the embedding's (iLLaDA; LLaDA-8B has two).
     """
 
     model_type = "llada"
@@ -135,6 +136,7 @@ class LladaVConfig(PreTrainedConfig):
     video_pool_stride: each frame's feature map is shrunk by this factor per side.
     video_newline: where the newline feature goes in a video: after every row ("grid"), every frame ("frame"),
         once at the end ("one_token") or nowhere ("no_token").
+    tie_word_embeddings: as in `LladaConfig`, whose field takes this value; None: as it is there.
     """
 
     model_type = "llada_v"
@@ -162,7 +164,7 @@ class LladaVConfig(PreTrainedConfig):
     max_tile_features: int = 4
     video_pool_stride: int = 2
     video_newline: str = "grid"
-    tie_word_embeddings: bool = False
+    tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
         for name, kind, made in (
@@ -176,6 +178,9 @@ class LladaVConfig(PreTrainedConfig):
                 raise WrongValue(
                     f"{name} is {shown(given)}; an object with the fields of a {kind.__name__} is expected"
                 )
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        self.text_config.tie_word_embeddings = self.tie_word_embeddings
         if self.image_grid_pinpoints is None:
             tile, sides = self.tile_size, range(1, 7)
             # Width runs slowest, as in the original: the first of two equal canvases wins.

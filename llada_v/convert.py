@@ -1,7 +1,6 @@
 """`llada-v convert`: a folder in our layout from a published one, tensor by tensor."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -9,12 +8,13 @@ from typing import NamedTuple
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import PreTrainedTokenizerFast
 
 from .checkpoint.configs import siglip_fields, text_fields, translate_config
 from .checkpoint.files import INDEX_FILE, WEIGHTS_FILE, Stored, growing, match, read_headers, shapes_of, some
 from .checkpoint.names import (
+    EMBEDDING,
     FRESH,
+    HEAD,
     LLADA_HF,
     LLADA_ORIGINAL,
     PUBLISHED,
@@ -23,22 +23,25 @@ from .checkpoint.names import (
     SIGLIP_DROPPED,
     table_for,
 )
+from .checkpoint.tokens import check_tokenizer_files, copy_tokenizer, rows_for
 from .configuration_llada_v import LladaVConfig
+from .conversation import TOKENS
 from .errors import ExistingFile, WrongValue
 from .json_text import read_json
 from .modeling_llada_v import empty_model
+from .processing_llada_v import LladaVProcessor
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-OPTIONAL_TOKENIZER_FILES = ("special_tokens_map.json", "chat_template*")
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class Conversion(NamedTuple):
-    """What `convert` did: tensors written, names of the source left out on purpose, our names made fresh."""
+    """What `convert` did: tensors written, names of the source left out on purpose, our names made fresh, and the
+    tokens that the tokenizer did not have."""
 
     num_tensors: int
     dropped: list[str]
     fresh: list[str]
+    tokens: list[str]
 
 
 def convert(
@@ -52,13 +55,15 @@ def convert(
 ) -> Conversion:
     """Write a folder in our layout (weights, config, tokenizer, processor) from a published one.
 
-    src: a LLaDA-V folder in the published layout, or LLaDA-8B in its original or its Hugging Face layout.
+    src: a LLaDA-V folder in the published layout, or a language model: LLaDA-8B or LLaDA-1.5 in the original or the
+        Hugging Face layout, or iLLaDA.
     dst: the folder to make; it may exist if it is empty.
-    vision_tower: with LLaDA-8B, a folder of SigLIP2; projector and newline are then made fresh from `seed`.
+    vision_tower: with a language model, a folder of SigLIP2; projector and newline are then made fresh from `seed`,
+        and so are rows of the embedding for tokens of the format that the model's vocabulary has no room for.
     dtype: of all weights written; None keeps that of the language model.
     progress: called with (tensors written, tensors in all).
     shard_bytes: the largest weight file, in bytes, unless a single weight is larger. One shard is in memory at a time.
-    Everything is checked before anything is written; files grow in `<dst>.incomplete` (a leftover of a run that was
+    Every weight is checked before one is written; files grow in `<dst>.incomplete` (a leftover of a run that was
     killed is replaced), which becomes `dst` at the end and is removed on any failure.
     Raises ValueError for weights, configs or tokenizers that do not fit, FileExistsError for a non-empty `dst`.
     """
@@ -68,58 +73,56 @@ def convert(
     check_tokenizer_files(src)
     found = read_headers(src)
     source_config = read_json(src / "config.json")
-    table = PUBLISHED if source_config.get("model_type") == PUBLISHED_MODEL_TYPE else table_for(found)
-    dropped: list[str] = []
-    if table == PUBLISHED:
-        if vision_tower is not None:
-            raise WrongValue(f"{src} has its own vision tower; leave out --vision-tower {vision_tower}")
-        fields = translate_config(source_config, str(src))
-        model = empty_model(LladaVConfig(**fields))
-        stored = match(found, table, shapes_of(model), src)
-        fresh = {}
-    elif table in (LLADA_ORIGINAL, LLADA_HF):
-        if vision_tower is None:
-            raise WrongValue(
-                f"{src} is a language model without a vision tower; pass --vision-tower with a folder of "
-                "siglip2-so400m-patch14-384"
-            )
-        vision_tower = Path(vision_tower)
-        tower_found = read_headers(vision_tower)
-        tower = siglip_fields(read_json(vision_tower / "config.json"))
-        tower_found, dropped = without_dropped(tower_found, tower["num_hidden_layers"])
-        fields = {"text_config": text_fields(source_config), "vision_config": tower}
-        model = empty_model(LladaVConfig(**fields))
-        shapes = shapes_of(model)
-        is_tower = {name: name.startswith("model.vision_tower.") for name in shapes}
-        trunk_shapes = {n: s for n, s in shapes.items() if not is_tower[n] and not n.startswith(FRESH)}
-        stored = match(found, table, trunk_shapes, src)
-        stored |= match(tower_found, SIGLIP, {n: s for n, s in shapes.items() if is_tower[n]}, vision_tower)
-        fresh = fresh_weights(model, seed)
-    else:
+    model_type = source_config.get("model_type")
+    table = PUBLISHED if model_type == PUBLISHED_MODEL_TYPE else table_for(found)
+    if table not in (PUBLISHED, LLADA_ORIGINAL, LLADA_HF):
         raise WrongValue(
-            f"{src} (model_type {source_config.get('model_type')!r}) is neither a published LLaDA-V folder nor "
-            f"LLaDA-8B in either layout; its weights are named {some(list(found), 2)}"
+            f"{src} (model_type {model_type!r}) is neither a published LLaDA-V folder nor a language model of "
+            f"LLaDA's family; its weights are named {some(list(found), 2)}"
         )
-    dtype = dtype_of(dtype, stored)
-
+    if table == PUBLISHED and vision_tower is not None:
+        raise WrongValue(f"{src} has its own vision tower; leave out --vision-tower {vision_tower}")
+    if table != PUBLISHED and vision_tower is None:
+        raise WrongValue(
+            f"{src} is a language model without a vision tower; pass --vision-tower with a folder of "
+            "siglip2-so400m-patch14-384"
+        )
     with growing(dst) as draft:
-        config = write_tokenizer(src, draft, fields | {"dtype": dtype})
-        config.architectures = [type(model).__name__]
+        tokenizer, tokens = copy_tokenizer(src, draft, model_type, TOKENS)
+        tower_found: dict[str, Stored] = {}
+        dropped: list[str] = []
+        if vision_tower is None:
+            fields = translate_config(source_config, str(src))
+        else:
+            tower = siglip_fields(read_json(Path(vision_tower) / "config.json"))
+            fields = {"text_config": text_fields(source_config), "vision_config": tower}
+            tower_found, dropped = without_dropped(read_headers(vision_tower), tower["num_hidden_layers"])
+        ids = {name: tokenizer.get_vocab()[token] for name, token in TOKENS.items()}
+        rows = fields["text_config"]["vocab_size"]
+        if tokens:
+            fields["text_config"]["vocab_size"] = rows_for(ids, rows)
+        config = LladaVConfig(**fields, **ids, pad_token_id=ids["eos_token_id"])
+        model = empty_model(config)
+        shapes = shapes_of(model)
+        expected = {name: (rows, *shape[1:]) if name in (EMBEDDING, HEAD) else shape for name, shape in shapes.items()}
+        stored = {}
+        if vision_tower is not None:
+            of_tower = {name: expected.pop(name) for name in shapes if name.startswith("model.vision_tower.")}
+            expected = {name: shape for name, shape in expected.items() if not name.startswith(FRESH)}
+            stored = match(tower_found, SIGLIP, of_tower, vision_tower)
+        stored |= match(found, table, expected, src, model.all_tied_weights_keys)
+        dtype = dtype_of(dtype, stored)
+        if HEAD in stored and HEAD not in shapes:
+            dropped.append(same_as(stored.pop(HEAD), stored[EMBEDDING]).name)
+        fresh = {} if vision_tower is None else fresh_weights(model, seed)
+        more = fresh_rows(config, shapes, rows, seed)
+
+        config.architectures, config.dtype = [type(model).__name__], dtype
+        LladaVProcessor(tokenizer=tokenizer, config=config).save_pretrained(draft)
         config.save_pretrained(draft)
-        write_shards(draft, shapes_of(model), stored, fresh, dtype, shard_bytes, progress)
-    return Conversion(len(stored) + len(fresh), dropped, list(fresh))
-
-
-def check_tokenizer_files(src: Path) -> None:
-    """Raise ValueError naming the tokenizer file that a source lacks."""
-    if not src.is_dir():
-        raise WrongValue(f"there is no folder {src}")
-    missing = [name for name in TOKENIZER_FILES if not (src / name).is_file()]
-    if missing:
-        raise WrongValue(
-            f"{src} lacks {' and '.join(missing)}; copy it there from the original LLaDA-8B-Instruct download, which "
-            "has the tokenizer of LLaDA-V"
-        )
+        write_shards(draft, shapes, stored, fresh, more, dtype, shard_bytes, progress)
+    made = [*fresh, *(f"{name}[{rows}:{rows + len(part)}]" for name, part in more.items())]
+    return Conversion(len(stored) + len(fresh), dropped, made, tokens)
 
 
 def without_dropped(found: dict[str, Stored], last_layer: int) -> tuple[dict[str, Stored], list[str]]:
@@ -130,12 +133,12 @@ def without_dropped(found: dict[str, Stored], last_layer: int) -> tuple[dict[str
 
 
 def dtype_of(dtype: torch.dtype | str | None, stored: dict[str, Stored]) -> torch.dtype:
-    """The dtype to write: as asked for, else that of the language model's head."""
+    """The dtype to write: as asked for, else that of the language model's embedding."""
     odd = [f"{name} is {tensor.dtype}" for name, tensor in stored.items() if tensor.dtype not in DTYPES]
     if odd:
         raise WrongValue(f"only {', '.join(DTYPES)} weights can be converted; {some(odd)}")
     if dtype is None:
-        return DTYPES[stored["lm_head.weight"].dtype]
+        return DTYPES[stored[EMBEDDING].dtype]
     known = {str(choice).removeprefix("torch."): choice for choice in DTYPES.values()}
     name = str(dtype).removeprefix("torch.")
     if name not in known:
@@ -155,31 +158,30 @@ def fresh_weights(model, seed: int) -> dict[str, torch.Tensor]:
     return {name: weight for name, weight in model.state_dict().items() if name.startswith(FRESH)}
 
 
-def write_tokenizer(src: Path, folder: Path, fields: dict) -> LladaVConfig:
-    """Copy the tokenizer, write the processor's files, and return the config with the tokenizer's ids in it."""
-    from .conversation import TOKENS
-    from .processing_llada_v import LladaVProcessor
+def fresh_rows(config: LladaVConfig, shapes: dict[str, tuple], rows: int, seed: int) -> dict[str, torch.Tensor]:
+    """What embedding and head have behind the `rows` of the source, by name: normal, of the trunk's own scale."""
+    generator, std = torch.Generator().manual_seed(seed), config.text_config.initializer_range
+    grown = {name: shape for name, shape in shapes.items() if name in (EMBEDDING, HEAD) and shape[0] > rows}
+    return {
+        name: torch.randn(height - rows, width, generator=generator) * std for name, (height, width) in grown.items()
+    }
 
-    for pattern in TOKENIZER_FILES + OPTIONAL_TOKENIZER_FILES:
-        for file in src.glob(pattern):
-            shutil.copy(file, folder)
-    # Loaded from the new folder, where no config.json can name another class.
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    vocabulary = tokenizer.get_vocab()
-    missing = [token for token in TOKENS.values() if token not in vocabulary]
-    if missing:
+
+def same_as(head: Stored, embedding: Stored) -> Stored:
+    """The head, which is left out since it is the embedding. Raises ValueError where it is not."""
+    if not torch.equal(read_tensor(head), read_tensor(embedding)):
         raise WrongValue(
-            f"the tokenizer in {src} lacks {', '.join(missing)}; copy tokenizer.json and tokenizer_config.json there "
-            "from the original LLaDA-8B-Instruct download"
+            f"config.json ties {head.name} to {embedding.name}, but {head.file} holds two weights that differ; set "
+            "tie_word_embeddings to false there to keep both"
         )
-    ids = {name: vocabulary[token] for name, token in TOKENS.items()}
-    config = LladaVConfig(**fields, **ids, pad_token_id=ids["eos_token_id"])
-    LladaVProcessor(tokenizer=tokenizer, config=config).save_pretrained(folder)
-    return config
+    return head
 
 
-def write_shards(folder: Path, shapes, stored, fresh, dtype, shard_bytes: int, progress) -> None:
-    """Write all weights in the model's order, as one file or as shards with an index; one shard in memory at a time."""
+def write_shards(folder: Path, shapes, stored, fresh, more, dtype, shard_bytes: int, progress) -> None:
+    """Write all weights in the model's order, as one file or as shards with an index; one shard in memory at a time.
+
+    more: rows that stand behind those of a stored weight.
+    """
     shards: list[list[str]] = [[]]
     size = total_size = 0
     for name, shape in shapes.items():
@@ -194,7 +196,8 @@ def write_shards(folder: Path, shapes, stored, fresh, dtype, shard_bytes: int, p
         file = WEIGHTS_FILE if len(shards) == 1 else f"model-{index:05d}-of-{len(shards):05d}.safetensors"
         weights = {}
         for name in names:
-            weights[name] = (fresh[name] if name in fresh else read_tensor(stored[name])).to(dtype).contiguous()
+            weight = (fresh[name] if name in fresh else read_tensor(stored[name])).to(dtype)
+            weights[name] = torch.cat((weight, more[name].to(dtype))) if name in more else weight.contiguous()
             weight_map[name] = file
             if progress is not None:
                 progress(len(weight_map), len(shapes))

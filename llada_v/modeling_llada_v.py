@@ -111,15 +111,16 @@ class LladaVPreTrainedModel(LladaPreTrainedModel):
             config = kwargs.get("config")
             if not isinstance(config, LladaVConfig):
                 config = cls.config_class.from_pretrained(folder if config is None else config)
-            shapes, method = shapes_of(empty_model(config)), quantization_method(config)
+            model, method = empty_model(config), quantization_method(config)
             if method is not None:
                 check_dtype(kwargs.get("dtype"), config.dtype)
             if not kwargs.get("output_loading_info"):
                 check_folder(
                     folder,
-                    shapes,
+                    shapes_of(model),
                     kwargs.get("variant"),
                     method,
+                    tied=model.all_tied_weights_keys,
                     needs_head=not issubclass(cls, LladaVModel),
                     any_shape=bool(kwargs.get("ignore_mismatched_sizes")),
                 )
@@ -360,6 +361,7 @@ class LladaVForConditionalGeneration(SamplerMixin, DecideMixin, LladaVPreTrained
     questions, transformers' typed decisions among them.
     """
 
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # where the config ties them
     accepts_loss_kwargs = False  # the loss is a mean over rows: transformers' Trainer shares it among accumulated steps
 
     def __init__(self, config: LladaVConfig):

@@ -241,7 +241,6 @@ def test_another_tower_depth_is_refused(tiny, counted):
         ("rope_scaling", {"type": "linear", "factor": 2}),
         ("attention_bias", True),
         ("hidden_act", "gelu"),
-        ("tie_word_embeddings", True),
     ],
 )
 def test_a_config_the_model_is_not_built_for_is_refused_by_name(tiny, field, value):
@@ -276,7 +275,7 @@ def test_a_converted_published_folder_is_the_same_model(published_folder, small_
     shutil.copytree(tokenizer_folder, source, dirs_exist_ok=True)
     steps = []
     done = convert(source, tmp_path / "ours", shard_bytes=40_000_000, progress=lambda *step: steps.append(step))
-    assert done == (72, [], [])
+    assert done == (72, [], [], [])
     assert steps == [(count, 72) for count in range(1, 73)]
     assert not (tmp_path / "ours.incomplete").exists()
     shards = sorted((tmp_path / "ours").glob("*.safetensors"))
@@ -466,7 +465,7 @@ def test_a_destination_in_use_is_left_alone(tiny, tmp_path):
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 def test_a_missing_tokenizer_file_is_named_with_its_origin(tiny, tmp_path, name):
     (tiny / name).unlink()
-    with pytest.raises(ValueError, match=f"lacks {name}; copy it there from the original LLaDA-8B-Instruct"):
+    with pytest.raises(ValueError, match=f"lacks {name}; copy it there from .* download .LLaDA-8B-Instruct"):
         convert(tiny, tmp_path / "ours")
     assert not list(tmp_path.glob("ours*"))
 

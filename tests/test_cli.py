@@ -276,7 +276,7 @@ def test_convert_passes_its_options(monkeypatch, capsys):
     def convert(src, dst, vision_tower, dtype, progress):
         progress(3, 3)
         assert (src, dst, vision_tower, dtype) == ("src", "dst", "tower", "bfloat16")
-        return conversion.Conversion(3, ["logit_scale"], ["model.image_newline"])
+        return conversion.Conversion(3, ["logit_scale"], ["model.image_newline"], [])
 
     monkeypatch.setattr(conversion, "convert", convert)
     assert cli.main(["convert", "src", "dst", "--vision-tower", "tower", "--dtype", "bfloat16"]) == 0

@@ -8,7 +8,7 @@ from transformers import SiglipVisionConfig
 from ..errors import WrongValue
 from ..json_text import shown
 from .files import INDEX_FILE, WEIGHTS_FILE, read_header, weight_map
-from .names import PUBLISHED, rename
+from .names import ILLADA_MODEL_TYPE, PUBLISHED, rename
 
 TEXT_FIELDS = {
     "vocab_size": "vocab_size",
@@ -21,6 +21,7 @@ TEXT_FIELDS = {
     "rope_theta": "rope_base",
     "max_position_embeddings": "max_position_embeddings",
     "initializer_range": "initializer_range",
+    "tie_word_embeddings": "tie_word_embeddings",
 }
 # `max_sequence_length` (4,096) is left out: the multimodal training goes on to 16,384 positions.
 ORIGINAL_TEXT_FIELDS = {
@@ -33,8 +34,12 @@ ORIGINAL_TEXT_FIELDS = {
     "rms_norm_eps": "rms_norm_eps",
     "rope_theta": "rope_base",
     "init_std": "initializer_range",
+    "weight_tying": "tie_word_embeddings",
 }
 REQUIRED_TEXT_FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+# Of a trunk that is not LLaDA-8B: its values may be others than the defaults, which are LLaDA-8B's.
+REQUIRED_ELSEWHERE: tuple[str, ...] = ("num_key_value_heads", "rms_norm_eps", "rope_base", "max_position_embeddings")
+REQUIRED_ELSEWHERE += ("tie_word_embeddings",)
 VISION_FIELDS = (
     "hidden_size",
     "intermediate_size",
@@ -49,8 +54,8 @@ VISION_FIELDS = (
 FIXED_TEXT = {
     "hidden_act": "silu",
     "attention_bias": False,
-    "rope_scaling": None,
-    "tie_word_embeddings": False,
+    "mlp_bias": False,
+    "layer_norm_eps": None,
 }
 FIXED_ORIGINAL_TEXT = {
     "activation_type": "silu",
@@ -58,7 +63,6 @@ FIXED_ORIGINAL_TEXT = {
     "layer_norm_type": "rms",
     "rope": True,
     "alibi": False,
-    "weight_tying": False,
     "include_bias": False,
     "include_qkv_bias": False,
     "attention_layer_norm": False,
@@ -108,10 +112,28 @@ def text_fields(config: dict) -> dict:
     is_original = "d_model" in config
     check_fixed(config, FIXED_ORIGINAL_TEXT if is_original else FIXED_TEXT)
     names = ORIGINAL_TEXT_FIELDS if is_original else TEXT_FIELDS
-    missing = [theirs for theirs, ours in names.items() if ours in REQUIRED_TEXT_FIELDS and config.get(theirs) is None]
+    config = with_plain_rope(config)
+    is_other = config.get("model_type") == ILLADA_MODEL_TYPE
+    required = REQUIRED_TEXT_FIELDS + (REQUIRED_ELSEWHERE if is_other else ())
+    missing = [theirs for theirs, ours in names.items() if ours in required and config.get(theirs) is None]
     if missing:
         raise WrongValue(f"config.json lacks {', '.join(missing)}; it is not the config of a LLaDA model")
     return {ours: config[theirs] for theirs, ours in names.items() if config.get(theirs) is not None}
+
+
+def with_plain_rope(config: dict) -> dict:
+    """The config with `rope_theta` where transformers 4 has it; transformers 5 has it in `rope_parameters`.
+
+    Raises ValueError where rotary positions are scaled, in either's words.
+    """
+    for name in ("rope_scaling", "rope_parameters"):
+        given = value_or(config, name, {})
+        fields = given if isinstance(given, dict) else {"type": given}
+        kind = value_or(fields, "rope_type", value_or(fields, "type", "default"))
+        if kind != "default" or value_or(fields, "factor", 1) != 1:
+            raise WrongValue(f"config.json has {name} {shown(given)} (only plain rotary positions are built)")
+        config = config | {"rope_theta": value_or(fields, "rope_theta", config.get("rope_theta"))}
+    return config
 
 
 def vision_fields(published: dict, folder: str | None) -> dict:

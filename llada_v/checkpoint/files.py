@@ -8,7 +8,7 @@ for. Other files beside them (adapters, other variants, helper files of desktops
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +33,7 @@ JSON_FILES = (
     "added_tokens.json",
 )
 LONGEST_NAME = 1000  # of a folder or on the hub
+NONE: Mapping[str, str] = {}
 NOT_WEIGHTS = (".", "adapter_")  # how names of safetensors files begin that hold no whole model
 
 
@@ -165,12 +166,16 @@ def read_header(file: Path) -> list[Stored]:
         raise WrongValue(f"{file} is truncated or damaged ({quoted(error)}); download or copy it again") from error
 
 
-def match(found: dict[str, Stored], table, expected: dict[str, tuple], where) -> dict[str, Stored]:
+def match(
+    found: dict[str, Stored], table, expected: dict[str, tuple], where, tied: Mapping[str, str] = NONE
+) -> dict[str, Stored]:
     """The stored tensors under our names, every one accounted for.
 
-    expected: shapes by our name. Raises ValueError that names what is unknown, missing or of another shape.
+    expected: shapes by our name. tied: weights that are others' (our names of both) and may be stored all the same.
+    Raises ValueError that names what is unknown, missing or of another shape.
     """
     renamed = {name: rename(name, table) for name in found}
+    expected = expected | {name: expected[source] for name, source in tied.items() if name in renamed.values()}
     ours = {renamed[name]: stored for name, stored in found.items() if renamed[name] in expected}
     unknown = [name for name in found if renamed[name] not in expected]
     missing = [rename(name, inverse(table)) or name for name in expected if name not in ours]
@@ -193,12 +198,14 @@ def check_folder(
     quantized_by: str | None = None,
     needs_head: bool = True,
     any_shape: bool = False,
+    tied: Mapping[str, str] = NONE,
 ) -> None:
     """Raise ValueError unless a folder, ours or published, holds exactly the weights of these shapes, by our names.
 
     quantized_by: the method of the quantized weights that it may hold; None: all are whole.
     needs_head: False lets a folder pass that was saved without the head.
     any_shape: weights of other shapes pass; transformers makes them fresh where it is told to ignore them.
+    tied: see `match`.
     """
     found = read_headers(folder, variant)
     packed: dict[str, Stored] = {}
@@ -210,7 +217,7 @@ def check_folder(
     table = table if table in (OURS, BASE) else PUBLISHED
     as_stored = found if any_shape else packed
     shapes |= {name: as_stored[n].shape for n in as_stored if (name := rename(n, table)) in shapes}
-    match(found, table, shapes, folder)
+    match(found, table, shapes, folder, tied)
 
 
 def unpacked(found: dict[str, Stored], method: str, where) -> tuple[dict[str, Stored], dict[str, Stored]]:
@@ -250,5 +257,6 @@ def some(names: list[str], at_most: int = 5) -> str:
 
 
 def shapes_of(model) -> dict[str, tuple[int, ...]]:
-    """Shapes of a model's weights by name."""
-    return {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    """Shapes of a model's weights by name, without those that are others'."""
+    tied = model.all_tied_weights_keys
+    return {name: tuple(weight.shape) for name, weight in model.state_dict().items() if name not in tied}

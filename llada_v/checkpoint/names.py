@@ -3,6 +3,8 @@
 import re
 
 PUBLISHED_MODEL_TYPE = "llava_llada"  # of published folders; `LladaVConfig.from_dict` translates their fields
+ILLADA_MODEL_TYPE = "illada"  # of iLLaDA, whose weights have the names of LLADA_HF
+EMBEDDING, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"  # what has a row for each token
 
 # Tables: (their prefix, our prefix). "{i}" is a layer number.
 LLADA_HF = (

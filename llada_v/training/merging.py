@@ -31,12 +31,12 @@ def average(sources: Sequence[str | Path], target: str | Path) -> None:
     if Path(target).exists():
         raise WrongValue(f"{target} exists; name a folder to make")
     mean = LladaVForConditionalGeneration.from_pretrained(sources[-1], dtype=torch.float32)
-    total = mean.state_dict()  # the model's own storage
+    total = {name: weight.data for name, weight in mean.named_parameters()}  # each storage once, also of tied weights
     for source in sources[:-1]:
         model = LladaVForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
         check_shapes(sources[-1], shapes_of(mean), source, shapes_of(model))
-        for name, weight in model.state_dict().items():
-            total[name] += weight
+        for name, weight in model.named_parameters():
+            total[name] += weight.data
     for weight in total.values():
         weight /= len(sources)
     write_like(mean, sources[-1], target)
