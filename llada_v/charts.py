@@ -90,11 +90,11 @@ class Drawing:
         self.parts: list[str] = []
 
     def text(self, x: float, y: float, text: str, size: int = TEXT, colour=INK, anchor: str = "lm") -> None:
-        """Letters, their middle at y."""
-        where = self.ANCHORS[anchor[0]]
+        """Letters, their middle at y, as wide as they were measured whatever font the browser has."""
+        where, wide = self.ANCHORS[anchor[0]], width_of(text, size)
         self.parts.append(
             f'<text x="{x:.1f}" y="{y + 0.35 * size:.1f}" font-size="{size}" fill="{hexed(colour)}" '
-            f'text-anchor="{where}">{escape(text)}</text>'
+            f'text-anchor="{where}" textLength="{wide:.1f}">{escape(text)}</text>'
         )
 
     def line(self, *places: tuple[float, float], colour=GRID, width: float = 1) -> None:
@@ -361,6 +361,7 @@ class Line:
     """A named line through (x, y), with the half lengths of intervals around y where there are some.
 
     is_noisy: it is drawn pale, with its running mean over it.
+    told: the value beside its name; None: the last one.
     """
 
     name: str
@@ -368,6 +369,7 @@ class Line:
     y: Sequence[float]
     error: Sequence[float] = ()
     is_noisy: bool = False
+    told: float | None = None
 
 
 def lines(found: Sequence[Line], title: str, told: str = "", sheet_class: Any = Sheet, mark: float | None = None):
@@ -412,7 +414,7 @@ def lines(found: Sequence[Line], title: str, told: str = "", sheet_class: Any = 
         if len(places) <= 40:
             for x, y in places:
                 sheet.dot(x, y, 3, colour)
-        name = f"{line.name} {short(line.y[-1])}".strip()
+        name = f"{line.name} {short(line.y[-1] if line.told is None else line.told)}".strip()
         if at + width_of(name, SMALL) + 20 <= right:
             sheet.box(at, 38, at + 10, 48, colour, 2)
             sheet.text(at + 15, 43, name, SMALL, MUTED)
@@ -426,7 +428,7 @@ def thinned(line: Line) -> Line:
     if size == 1:
         return line
     x, y = ([sum(v[n : n + size]) / len(v[n : n + size]) for n in range(0, len(v), size)] for v in (line.x, line.y))
-    return Line(line.name, [*x[:-1], line.x[-1]], y, (), line.is_noisy)
+    return Line(line.name, [*x[:-1], line.x[-1]], y, (), line.is_noisy, line.told)
 
 
 def running_mean(values: Sequence[float], share: float = 0.06) -> list[float]:

@@ -32,10 +32,13 @@ h1 small { font-size: 13px; font-weight: 400; color: #6e7278; margin-left: 10px;
 .facts span, .muted { color: #6e7278; font-size: 13px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); gap: 14px; }
 .chart { padding: 8px 10px 2px; } .chart svg { width: 100%; display: block; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(400px, 1fr)); gap: 14px; }
+.cards { columns: 3 380px; column-gap: 14px; }
 .card { padding: 14px; display: flex; gap: 16px; align-items: flex-start; overflow-wrap: anywhere; }
-.card > div:last-child { flex: 1; min-width: 0; } .pictures { display: flex; flex-direction: column; gap: 6px; }
-.pictures img { width: 128px; border-radius: 6px; display: block; border: 1px solid #eceef1; }
+.card { break-inside: avoid; margin-bottom: 14px; }
+.card > div:last-child { flex: 1; min-width: 0; }
+.pictures { width: 128px; display: grid; grid-template-columns: 1fr 1fr; gap: 4px; } .pictures:empty { display: none; }
+.pictures img { width: 100%; border-radius: 6px; display: block; box-sizing: border-box; border: 1px solid #eceef1; }
+.pictures img:only-child { grid-column: 1 / -1; }
 .question { font-weight: 600; white-space: pre-line; margin-bottom: 6px; }
 table { border-collapse: collapse; width: 100%; } td { padding: 2px 0; vertical-align: top; }
 td:first-child { color: #6e7278; font-size: 13px; width: 84px; white-space: nowrap; padding-right: 10px; }
@@ -100,7 +103,8 @@ def by_level(history: Sequence[dict]) -> list[Line]:
     for step in sorted({min(entries), best, max(entries)}):
         levels = [level for level in range(10) if LEVELS[level] in entries[step]]
         values = [entries[step][LEVELS[level]] for level in levels]
-        found.append(Line(f"step {step:,}:", [10 * level + 5 for level in levels], values))
+        of_all = entries[step][LOSS]
+        found.append(Line(f"step {step:,}, mean", [10 * level + 5 for level in levels], values, told=of_all))
     return found
 
 

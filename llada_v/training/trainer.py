@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -334,8 +335,12 @@ class LladaVTrainer(Trainer):
     def rates(self) -> dict[str, float]:
         """The learning rate of each part that learns, in the step before."""
         share = self.lr_scheduler.lr_lambdas[0](self.state.global_step - 1)
-        peaks = {part_of_group(self.model, group): group["lr"] for group in parameter_groups(self.model, self.recipe)}
-        return {f"learning_rate/{part}": share * peak for part, peak in peaks.items()}
+        return {f"learning_rate/{part}": share * peak for part, peak in self.peak_rates.items()}
+
+    @cached_property
+    def peak_rates(self) -> dict[str, float]:
+        """The highest learning rate of each part that learns."""
+        return {part_of_group(self.model, group): group["lr"] for group in parameter_groups(self.model, self.recipe)}
 
     def speed(self) -> dict[str, float]:
         """Tokens and images a second, model FLOPs utilisation, memory, time left; all processes must ask."""
