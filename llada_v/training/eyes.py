@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +55,6 @@ class Question:
     def length(self) -> int:
         """Tokens of the canvas, by the letters of the true answer: at least one a token."""
         return min(MOST_TOKENS, CANVAS * (1 + len(self.truth) // (3 * CANVAS)))
-
-    @cached_property
-    def addresses(self) -> list[str]:
-        """What is shown, as the page holds it."""
-        return [as_data(image) for image in self.shown]
 
     @cached_property
     def addresses(self) -> list[str]:
