@@ -1,9 +1,11 @@
 #!/usr/bin/env python
-"""Measures answers with a shape: right fields of JSON, the price of a step under a schema, and decisions.
+"""Measures answers with a shape: right fields of JSON, the price of a step under a schema, decisions and their price.
 
 python scripts/measure_shapes.py fields --pictures 500              # right fields: in words, together, apart
+python scripts/measure_shapes.py joint --pictures 30               # tokens that do not go together
 python scripts/measure_shapes.py step                               # the mid shape under a schema of ten fields
 python scripts/measure_shapes.py decisions --questions 1000 --png docs/decisions.png
+python scripts/measure_shapes.py price                              # 64 questions about one picture
 """
 
 import argparse
@@ -26,6 +28,7 @@ from llada_v.benchmark.accuracy import Estimate, difference, share
 from llada_v.benchmark.shapes import SHAPES as MODEL_SHAPES
 from llada_v.benchmark.shapes import build
 from llada_v.generation import automaton, shape
+from llada_v.generation.choices import Asked, read_apart
 from llada_v.generation.constraint import Constraint
 from llada_v.generation.template import Template
 from llada_v.toyworld.alphabet import WORDS
@@ -118,15 +121,36 @@ def measure_fields(args) -> None:
         change = difference(ways["apart"], ways["in words"])
         print(f"| {name} | {len(ways['apart'])} | {shares} | {told(change)} |")
     print("forwards a picture:", ", ".join(f"{way} {mean(some):.2f}" for way, some in forwards.items()))
-    print(dropped_told(dropped))
-    for steps in (96, 24, 12):
+    print("together:", dropped_told(dropped))
+
+
+def measure_joint(args) -> None:
+    """How often tokens that are revealed at once do not go together where a schema is no form, and what that takes."""
+    model, processor = load(args.model)
+    dropped: Counter = Counter()
+    count_dropped(dropped)
+    print("| setting | forwards an answer | steps with tokens left out | left out | revealed |\n|---|---|---|---|---|")
+    for name, settings in (
+        ("threshold 0.9", {"rule": "threshold", "threshold": 0.9}),
+        ("threshold 0.5", {"rule": "threshold", "threshold": 0.5}),
+        ("4 tokens a step", {"steps": 24}),
+        ("8 tokens a step", {"steps": 12}),
+    ):
         dropped.clear()
         taken = []
-        for picture, schema, _ in forms(args.pictures // 5, args.seed):
-            whole = schema | {"required": []}  # no form: its text is masked like the rest
-            sampler = SamplerConfig(gen_length=96, steps=steps, constraint={"json_schema": whole})
-            taken.append(answer(model, processor, "Answer in JSON.", [picture], sampler=sampler).num_forwards)
-        print(f"as a whole, {96 // steps} tokens a step: {mean(taken):.2f} forwards; {dropped_told(dropped)}")
+        for picture, schema, _ in forms(args.pictures, args.seed):
+            # One property may be left out, so the text is masked like the values.
+            whole = schema | {"properties": schema["properties"] | {"note": {"type": "null"}}}
+            sampler = SamplerConfig(gen_length=96, constraint={"json_schema": whole}, **settings)
+            question = "\n".join(
+                [*(part["description"] for part in schema["properties"].values()), "Answer all in JSON."]
+            )
+            taken.append(answer(model, processor, question, [picture], sampler=sampler).num_forwards)
+        some, steps = dropped["steps with some left out"], dropped["steps"]
+        print(
+            f"| {name} | {mean(taken):.2f} | {some} of {steps} | {dropped['left out']} | {dropped['revealed']} |",
+            flush=True,
+        )
 
 
 def count_dropped(counts: Counter) -> None:
@@ -172,7 +196,7 @@ def trained_tokenizer(vocab_size: int):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    files = sorted(str(file) for file in Path(torch.__file__).parent.parent.rglob("*.py"))[:6000]
+    files = sorted(str(file) for file in Path(torch.__file__).parent.parent.rglob("*.py"))[:3000]
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -205,7 +229,7 @@ def measure_step(args) -> None:
             for cache in ("prompt", "none"):
                 refresh = {"refresh_interval": 0} if cache == "prompt" else {}
                 sampler = SamplerConfig(
-                    gen_length=256, steps=256 // 16, constraint={"json_schema": schema}, cache=cache, **refresh
+                    gen_length=256, steps=8, constraint={"json_schema": schema}, cache=cache, **refresh
                 )
                 steps, ends = [], [time.process_time()]
                 spent.clear()
@@ -269,7 +293,6 @@ def measure_decisions(args) -> None:
             rows = {"as read": sure, f"temperature {temperature:.2f}": scaled}
             title = f"{args.questions} held-out closed questions: how often a decision is right that is so sure"
             charts.reliability(rows, is_right, title).save(args.png)
-    price(model, processor)
 
 
 def decided(model, processor, count: int, seed: int) -> dict:
@@ -301,8 +324,9 @@ def calibration_error(sure, is_right) -> float:
     return sum(gaps) / len(sure)
 
 
-def price(model, processor, count: int = 64) -> None:
-    """What many questions about one picture take, beside one question."""
+def measure_price(args, count: int = 64) -> None:
+    """What many questions about one picture take, beside one: of the tiny model, and of the mid shape's long prompt."""
+    model, processor = load(args.model)
     rng = random.Random(0)
     asked: dict = {}
     while len(asked) < count:
@@ -330,18 +354,28 @@ def price(model, processor, count: int = 64) -> None:
         forwards += answer(model, processor, text, [picture], sampler=sampler, memory=memory).num_forwards
     cpu, wall = time.process_time() - start, time.perf_counter() - begun
     print(f"{count} questions written, one after the other: {forwards} forwards, {cpu:.2f} s of CPU, {wall:.2f} s")
+    model, length = build("mid", torch.device("cpu"), torch.float32), MODEL_SHAPES["mid"].prompt_length
+    print(f"mid shape, {length} tokens in front, questions of 16:")
+    for number in (1, count):
+        for canvas in (2, 32):
+            questions = [Asked([1000 + one] * 16, [[40], [41]]) for one in range(number)]
+            start = time.process_time()
+            read_apart(model, [30] * length, questions, canvas)
+            print(f"    {number} questions, {canvas} masks: {time.process_time() - start:.2f} s of CPU")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("fields", "step", "decisions"))
+    parser.add_argument("what", choices=("fields", "joint", "step", "decisions", "price"))
     parser.add_argument("--model", default=str(Path(__file__).resolve().parent.parent / "model" / "llada-v-tiny"))
     parser.add_argument("--pictures", type=int, default=500)
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--png", type=Path, help="where the reliability diagram goes")
     args = parser.parse_args()
-    {"fields": measure_fields, "step": measure_step, "decisions": measure_decisions}[args.what](args)
+    measures = {"fields": measure_fields, "joint": measure_joint, "step": measure_step}
+    measures |= {"decisions": measure_decisions, "price": measure_price}
+    measures[args.what](args)
 
 
 if __name__ == "__main__":

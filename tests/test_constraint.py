@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from shapes import END, MASK, PIECES, answers, shape, spelled
+from shapes import END, MASK, PIECES, answers, encoded, shape, spelled
 
 from llada_v import SamplerConfig
 from llada_v.answering import DEMO_IMAGE, answer, load
@@ -110,6 +110,25 @@ def test_what_is_let_through_is_just_what_can_be_completed():
         for row, place in enumerate(is_open.nonzero()[:, 0].tolist()):
             assert {int(t) for t in logits[row].isfinite().nonzero()[:, 0]} == {ids[place] for ids in fitting}
         assert made.can_end(canvas).tolist() == [True]
+
+
+@pytest.mark.parametrize("pattern", ["(ab|cd|ef)*", "a*b*c*", "[ab]{2}(x|yz){2,4}", "(a|bc){3}d?"])
+def test_of_tokens_at_once_each_is_kept_that_goes_with_the_surer_ones(pattern):
+    made, random = shape({"regex": pattern}, 12), torch.Generator().manual_seed(len(pattern))
+    ids = torch.tensor([*encoded("abcdefxyz"), END])
+    tokens = ids[torch.randint(0, len(ids), (40, 12), generator=random)]
+    scores = torch.rand(40, 12, generator=random)
+    canvas, chosen = made.initial.expand(40, 12), torch.rand(40, 12, generator=random) < 0.6
+    kept = made.together(canvas, tokens, scores, chosen)
+    for row in range(40):
+        taken, wanted = canvas[row].clone(), torch.zeros(12, dtype=torch.bool)
+        for place in scores[row].argsort(descending=True).tolist():
+            tried = taken.clone()
+            tried[place] = tokens[row, place]
+            if chosen[row, place] and made.can_end(tried[None]):
+                taken, wanted[place] = tried, True
+        assert torch.equal(kept[row], wanted)
+    assert (kept != chosen).any() and kept.any()
 
 
 @pytest.mark.parametrize("pattern", ["a*", "x?", "(a|ab)(c|bcd)?", "[^x]*", "a|ab|abc"])

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from llada_v import Decision, answer, cli, decide, fit_temperature, load
+from llada_v import Decision, answer, charts, cli, decide, fit_temperature, load
 from llada_v.answering import DEMO_IMAGE, DEMO_QUESTIONS, PictureMemory
 from llada_v.conversation import user_message
 from llada_v.decisions import prompts_of, shared_length
@@ -233,3 +233,14 @@ def test_the_verb_reads_questions_with_their_values_and_prints_them(shipped_mode
 def test_the_verb_says_in_one_line_what_cannot_be_asked(asked, told, capsys):
     assert cli.main(["decide", *(word for text in asked for word in ("--ask", text))]) == 2
     assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_reliability_diagram_shows_the_share_that_is_right_by_how_sure_it_was():
+    sure, is_right = [0.95] * 4 + [0.15] * 4, [True, True, True, False, False, False, False, True]
+    image = charts.reliability({"a": sure, "b": sure}, is_right, "title")
+    left, bottom = charts.MARGIN + 44, 112 + charts.PANEL
+    heights = []
+    for tenth in (9, 1, 5):
+        x = round(left + charts.PANEL * (tenth + 0.25) / 10)
+        heights.append(sum(image.getpixel((x, bottom - y)) == charts.PALE for y in range(charts.PANEL)))
+    assert heights == [pytest.approx(0.75 * charts.PANEL, abs=12), pytest.approx(0.25 * charts.PANEL, abs=12), 0]

@@ -7,9 +7,9 @@ For the canvas c of G tokens, masks among them, and the automaton's states q (af
     v may be revealed at i  if  some q in F_i has d(q, v) in B_(i+1)
 
 So one token that is let through never makes the canvas impossible, and nothing is taken back. Several together may: of
-those that a rule reveals at once the surest are kept that go together. The end of the turn follows an accepting state,
-and only it follows itself. Knows ids and an automaton, no tokenizer. Letters: R canvases, G positions, S states,
-C classes of tokens, M open positions.
+those that a rule reveals at once, the surest first, each is kept that goes with those before it. The end of the turn
+follows an accepting state, and only it follows itself. Knows ids and an automaton, no tokenizer. Letters: R canvases,
+G positions, S states, C classes of tokens, M open positions.
 """
 
 from functools import lru_cache
@@ -137,21 +137,19 @@ class Constraint:
         return behind[self.table[:, before]].any(1)
 
     def together(self, canvas, tokens, scores, chosen: torch.Tensor) -> torch.Tensor:
-        """(R, G) bool: of the `chosen` positions the most, the surest first, whose tokens go together.
-
-        What goes together still does with the last left out, so the number is found by halving.
-        """
+        """(R, G) bool: of the `chosen` positions, the surest first, each whose token goes with those already taken."""
         chosen = chosen.clone()
         for row in (~self.can_end(torch.where(chosen, tokens, canvas))).nonzero()[:, 0].tolist():
-            places = chosen[row].nonzero()[:, 0]
-            places = places[scores[row, places].argsort(descending=True, stable=True)]
-            good, bad = 0, len(places)
-            while bad - good > 1:
-                middle = (good + bad) // 2
-                filled = canvas[row].scatter(0, places[:middle], tokens[row, places[:middle]])
-                good, bad = (middle, bad) if self.can_end(filled[None]) else (good, middle)
-            if good == 0 and bad == 1:  # of a draft not even the first may fit
-                filled = canvas[row].scatter(0, places[:1], tokens[row, places[:1]])
-                good = 1 if self.can_end(filled[None]) else 0
-            chosen[row, places[good:]] = False
+            rest = chosen[row].nonzero()[:, 0]
+            rest = rest[scores[row, rest].argsort(descending=True, stable=True)]
+            taken, chosen[row] = canvas[row], False
+            while len(rest):
+                # What goes together still does with the last left out, so those that fit are the first.
+                first = torch.ones(len(rest), len(rest), dtype=torch.bool).tril()
+                filled = taken.repeat(len(rest), 1)
+                filled[:, rest] = torch.where(first, tokens[row, rest], self.mask_id)
+                fits = int(self.can_end(filled).sum())
+                taken = taken.scatter(0, rest[:fits], tokens[row, rest[:fits]])
+                chosen[row, rest[:fits]] = True
+                rest = rest[fits + 1 :]  # the next does not go with these
         return chosen
