@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,10 +17,13 @@ from llada_v import LladaVConfig, LladaVForConditionalGeneration, LladaVProcesso
 from llada_v.anyres import Layout, num_features, num_tiles
 from llada_v.cli import main as cli
 from llada_v.machine import matrix_rate, stated_rate
-from llada_v.training.budget import SHARDINGS, BudgetMaker
+from llada_v.training import account as account_module
+from llada_v.training.budget import SHARDINGS, BudgetMaker, sharding_of
 from llada_v.training.build import load_model
 from llada_v.training.progress import Work, forward_flops, memory_gib, training_flops
 from llada_v.training.recipe import load_recipe
+from llada_v.training.train import train
+from llada_v.training.zero import read_deepspeed
 
 LORA = ROOT / "scripts/recipes/finetune_lora.yaml"
 
@@ -151,12 +156,13 @@ def test_the_adapters_recipe_fits_a_card_of_24_gb():
 
 def test_what_is_scattered_shrinks_with_the_devices():
     maker = BudgetMaker(load_recipe(ROOT / "scripts/recipes/si_10M.yaml"))
-    none, zero2, zero3, offload = (maker.budget(sharding, 8) for sharding in SHARDINGS)
+    none, zero2, zero3, offload, fsdp = (maker.budget(sharding, 8) for sharding in SHARDINGS)
     assert none.weights == 4 * maker.total and none.optimizer == 8 * maker.trained
     assert zero2.weights == 2 * maker.total and zero2.optimizer == 12 * maker.trained / 8
     assert zero3.weights == 2 * maker.total / 8 and zero3.gradients == 2 * maker.trained / 8
     assert offload.weights == 0 and offload.offloaded == pytest.approx(16 * maker.total / 8, rel=0.01)
-    assert zero3.total < zero2.total < none.total
+    assert fsdp.weights == none.weights / 8 and fsdp.optimizer == none.optimizer / 8 and fsdp.offloaded > 0
+    assert zero3.total < fsdp.total < zero2.total < none.total
 
 
 def test_the_budget_is_printed_as_a_table(capsys):
@@ -168,6 +174,7 @@ def test_the_budget_is_printed_as_a_table(capsys):
     # 4 workers x 2 batches x 2 tiles of 1.77 MB
     assert "shared memory (/dev/shm): 0.03 GB a device, for 4 workers that are 2 batches ahead" in printed
     assert printed.count("\n| none |") == 2 and printed.count("\n| ZeRO-3, offload |") == 2
+    assert printed.count("\n| FSDP2 |") == 1  # on one device nothing is scattered
 
 
 MEASURING = """
@@ -211,3 +218,46 @@ def test_a_real_run_takes_what_the_budget_says(tiny_folder, toys, tmp_path, chec
     grew = int(done.stdout.split("grew ")[1])
     print(json.dumps({"expected": expected, "grew": grew, "parameters": maker.total}))
     assert grew == pytest.approx(expected, rel=0.25)
+    account = json.loads((tmp_path / "run" / "account.json").read_text())
+    print(json.dumps(account))
+    assert account["taken"]["memory"] == pytest.approx(account["expected"]["memory"], rel=0.25)
+
+
+def test_a_run_says_what_it_will_take_and_what_it_took(tiny_folder, toys, tmp_path, caplog):
+    caplog.set_level("INFO")
+    output = train(small_recipe(tiny_folder, toys, tmp_path / "run", max_steps=2, save_steps=2))
+    account = json.loads((output / "account.json").read_text())
+    expected, taken = account["expected"], account["taken"]
+    assert taken["checkpoint"] == pytest.approx(expected["checkpoint"], rel=0.02)
+    assert taken["memory"] > 0 and account["sharding"] == "none"
+    said = caplog.text
+    assert said.index("memory a device: ") < said.index("step 1 of 2") < said.index("taken with rows of up to ")
+    assert "disk: 47 MB a checkpoint" in said and "MB expected (" in (output / "run.html").read_text()
+
+
+@pytest.mark.parametrize("free, warns", [(40_000_000, True), (600_000_000, False)])
+def test_a_disk_that_cannot_hold_the_checkpoints_is_told_before_the_first_step(
+    recipe, monkeypatch, caplog, free, warns
+):
+    monkeypatch.setattr(account_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    Path(recipe.output).mkdir()
+    account = account_module.Account(recipe, 1, 100)
+    account.tell()
+    assert ("too little for 9 checkpoints and the one that is being written" in caplog.text) == warns
+    assert account.maker.length == 100
+
+
+def test_shared_memory_that_is_too_small_for_the_workers_is_told(recipe, monkeypatch, caplog):
+    monkeypatch.setattr(account_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**6))
+    Path(recipe.output).mkdir()
+    account_module.Account(replace(recipe, workers=4), 1, 100).tell()
+    assert "/dev/shm has 1 MB free, the loader's workers may hold" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "file, fsdp, devices, name",
+    [(None, True, 2, "FSDP2"), (None, True, 1, "none"), (None, False, 2, "none"), ("zero2", False, 2, "ZeRO-2")],
+)
+def test_the_sharding_of_a_run_is_that_of_its_recipe(recipe, file, fsdp, devices, name):
+    settings = None if file is None else read_deepspeed(f"scripts/deepspeed/{file}.json")
+    assert sharding_of(replace(recipe, fsdp=fsdp), settings, devices).name == name

@@ -16,10 +16,17 @@ from safetensors.torch import load_file
 
 from llada_v.answering import answer, load
 from llada_v.toyworld.records import write_dataset
+from llada_v.training.history import ANSWERS, HISTORY, read_lines
 from llada_v.training.merging import merge
 
 pytestmark = pytest.mark.slow
-RUNS = {"DDP": None, "ZeRO-2": "zero2", "ZeRO-3": "zero3", "ZeRO-3 offload": "zero3_offload"}
+RUNS = {
+    "DDP": {},
+    "ZeRO-2": {"deepspeed": "scripts/deepspeed/zero2.json"},
+    "ZeRO-3": {"deepspeed": "scripts/deepspeed/zero3.json"},
+    "ZeRO-3 offload": {"deepspeed": "scripts/deepspeed/zero3_offload.json"},
+    "FSDP2": {"fsdp": True},
+}
 TWENTY = {"global_batch_size": 8, "epochs": 2.5, "save_steps": 8, "group_by_length": False}  # 64 records, 20 steps
 
 
@@ -39,9 +46,8 @@ def many(tmp_path_factory):
     return folder
 
 
-def arguments(model, toys, output, deepspeed=None, **changes):
-    settings = None if deepspeed is None else f"scripts/deepspeed/{deepspeed}.json"
-    return words(changes_for(model, toys, output, deepspeed=settings, **TWENTY | changes))
+def arguments(model, toys, output, **changes):
+    return words(changes_for(model, toys, output, **TWENTY | changes))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +62,7 @@ def alone(tiny_folder, many, tmp_path_factory):
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_train_as_one(tiny_folder, many, alone, tmp_path, name):
     output = tmp_path / "run"
-    given = arguments(tiny_folder, many, output, RUNS[name])
+    given = arguments(tiny_folder, many, output, **RUNS[name])
     done = launch("scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", "1", "2", *given)
     assert done.returncode == 0, done.stderr[-3000:]
     ours, theirs = losses(output), losses(alone)
@@ -69,13 +75,13 @@ def test_two_processes_train_as_one(tiny_folder, many, alone, tmp_path, name):
     assert answer(model, processor, "How many objects are there?", images=[picture]).num_forwards > 0
 
 
-@pytest.mark.parametrize("name", ["DDP", "ZeRO-2", "ZeRO-3"])
+@pytest.mark.parametrize("name", ["DDP", "ZeRO-2", "ZeRO-3", "FSDP2"])
 def test_a_stop_that_one_process_hears_of_saves_all_of_them_and_the_run_goes_on_the_same(
     tiny_folder, many, alone, tmp_path, name
 ):
     """SIGTERM reaches the launcher in the middle; the same command then ends as if nothing had been."""
     output = tmp_path / "run"
-    given = arguments(tiny_folder, many, output, RUNS[name])
+    given = arguments(tiny_folder, many, output, **RUNS[name])
     command = ["bash", "scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", "1", "2", *given]
     environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     log = tmp_path / "log"
@@ -100,7 +106,7 @@ def test_adapters_that_two_processes_train_go_on_from_a_checkpoint_to_the_same_m
     """As after a kill: the same command in a folder that has nothing but the checkpoint of step 8."""
     outputs = [tmp_path / "whole", tmp_path / "resumed"]
     for output in outputs:
-        given = arguments(tiny_folder, many, output, RUNS[name], **ADAPTED)
+        given = arguments(tiny_folder, many, output, **RUNS[name], **ADAPTED)
         done = launch("scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", "1", "2", *given)
         assert done.returncode == 0, done.stderr[-3000:]
         if output is outputs[0]:
@@ -117,8 +123,9 @@ def test_adapters_that_two_processes_train_go_on_from_a_checkpoint_to_the_same_m
     assert answer(model, processor, "How many objects are there?", images=[picture]).num_forwards > 0
 
 
-def test_adapters_and_a_projector_learn_in_bfloat16_under_zero_3(tiny_folder, many, tmp_path):
-    given = arguments(tiny_folder, many, tmp_path / "run", "zero3", **ADAPTED | {"bf16": True, "epochs": 0.25})
+@pytest.mark.parametrize("name", ["ZeRO-3", "FSDP2"])
+def test_adapters_and_a_projector_learn_in_bfloat16(tiny_folder, many, tmp_path, name):
+    given = arguments(tiny_folder, many, tmp_path / "run", **RUNS[name], **ADAPTED | {"bf16": True, "epochs": 0.25})
     done = launch("scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", "1", "2", *given)
     assert done.returncode == 0, done.stderr[-3000:]
     before, after = (load_file(f"{folder}/model.safetensors") for folder in (tiny_folder, merged(tmp_path)))
@@ -148,11 +155,11 @@ def packed_alone(tiny_folder, many, tmp_path_factory):
     return output
 
 
-@pytest.mark.parametrize("name", ["DDP", "ZeRO-2", "ZeRO-3"])
+@pytest.mark.parametrize("name", ["DDP", "ZeRO-2", "ZeRO-3", "FSDP2"])
 def test_two_processes_whose_records_share_rows_train_as_one(tiny_folder, many, packed_alone, tmp_path, name):
     """Grouped by modality: steps of texts alone, of pictures alone, and of both."""
     output = tmp_path / "run"
-    given = arguments(tiny_folder, many, output, RUNS[name], **PACKED)
+    given = arguments(tiny_folder, many, output, **RUNS[name], **PACKED)
     done = launch("scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", "1", "2", *given)
     assert done.returncode == 0, done.stderr[-3000:]
     ours, theirs = losses(output), losses(packed_alone)
@@ -163,10 +170,66 @@ def test_two_processes_whose_records_share_rows_train_as_one(tiny_folder, many, 
     assert difference < 1e-4
 
 
+# FSDP2, whose checkpoints are written in the background
+
+
+def watched(folder, many):
+    """What makes a run measure, answer, keep its best model, and tell of what it saves."""
+    told = f"echo $LLADA_V_STEP $(ls $LLADA_V_SAVED | wc -l) >> {folder}/saved"
+    eyes = {"eval_data": str(many / "records.json"), "eval_steps": 4, "show_questions": 3, "keep_best": True}
+    return eyes | {"max_steps": 8, "save_steps": 4, "on_save": told}
+
+
+def test_a_run_with_eyes_is_the_same_under_fsdp(tiny_folder, many, tmp_path):
+    """Measurements, answers, gradient norms by part, the best model, and a command after each checkpoint."""
+    found = {}
+    for name in ("DDP", "FSDP2"):
+        output = tmp_path / name
+        given = arguments(tiny_folder, many, output, **RUNS[name], **watched(tmp_path, many))
+        done = launch("scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", "1", "2", *given)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[name] = read_lines(output / HISTORY), read_lines(output / ANSWERS)
+        assert answer(*load(output / "best"), "How many objects are there?").num_forwards > 0
+    (ours, answers), (theirs, expected) = found["FSDP2"], found["DDP"]
+    assert answers == expected and len(answers) == 6
+    for entry, other in zip(ours, theirs, strict=True):
+        assert entry.keys() == other.keys()
+        told = [key for key in entry if key.startswith(("eval", "grad", "learning", "loss"))]
+        assert [entry[key] for key in told] == pytest.approx([other[key] for key in told], abs=1e-4)
+    told = (tmp_path / "saved").read_text().split()[6:]  # of both checkpoints and the finished model, FSDP2's
+    assert told[::2] == ["4", "8", "8"] and all(int(count) >= 5 for count in told[1::2])
+
+
+def test_a_projector_learns_and_goes_on_under_fsdp(tiny_folder, many, tmp_path):
+    outputs = [tmp_path / "whole", tmp_path / "resumed"]
+    size = {"train": ["projector"], "max_steps": 6, "save_steps": 3}
+    for output in outputs:
+        given = arguments(tiny_folder, many, output, fsdp=True, **size)
+        done = launch("scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", "1", "2", *given)
+        assert done.returncode == 0, done.stderr[-3000:]
+        if output is outputs[0]:
+            shutil.copytree(output / "checkpoint-3", outputs[1] / "checkpoint-3")
+    assert losses(outputs[0]) == losses(outputs[1]) and len(losses(outputs[1])) == 6
+    ours, theirs = (load_file(output / "projector.safetensors") for output in outputs)
+    assert largest_difference(ours, theirs) == 0 and len(ours) == 4
+
+
+def test_in_bfloat16_fsdp_learns_as_ddp_does(tiny_folder, many, tmp_path):
+    found = {}
+    for name in ("DDP", "FSDP2"):
+        given = arguments(tiny_folder, many, tmp_path / name, **RUNS[name], bf16=True)
+        done = launch("scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", "1", "2", *given)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[name] = losses(tmp_path / name)
+    far = [abs(found["DDP"][step] / found["FSDP2"][step] - 1) for step in found["DDP"]]
+    print(f"bfloat16: losses {max(far):.2g} of their size apart, {sum(far) / len(far):.2g} on average")
+    assert len(far) == 20 and max(far) < 0.03
+
+
 # Other machines than before
 
 
-@pytest.mark.parametrize("name", ["DDP", "ZeRO-2", "ZeRO-3"])
+@pytest.mark.parametrize("name", ["DDP", "ZeRO-2", "ZeRO-3", "FSDP2"])
 @pytest.mark.parametrize("devices", ["1", "3"])
 def test_a_run_goes_on_with_another_number_of_processes(tiny_folder, many, tmp_path, name, devices):
     """To the losses that it would have had: the noise and the order of the records know no processes."""
@@ -179,12 +242,12 @@ def test_a_run_goes_on_with_another_number_of_processes(tiny_folder, many, tmp_p
         "projector_learning_rate": 3e-4,
     }
     for output, count in zip(outputs, ("2", devices), strict=True):
-        given = arguments(tiny_folder, many, output, RUNS[name], **size)
+        given = arguments(tiny_folder, many, output, **RUNS[name], **size)
         done = launch("scripts/launch.sh", "scripts/recipes/tiny/sft.yaml", "1", count, *given)
         assert done.returncode == 0, done.stderr[-3000:]
         if output is outputs[0]:
             shutil.copytree(output / "checkpoint-5", outputs[1] / "checkpoint-5")
-    assert ("of 2 processes, here are" in done.stderr) == (name != "DDP")
+    assert ("of 2 processes, here are" in done.stderr) == name.startswith("ZeRO")
     unbroken, resumed = (losses(output) for output in outputs)
     assert list(unbroken) == list(resumed) == list(range(1, 11))
     difference = max(abs(unbroken[step] - resumed[step]) for step in unbroken)

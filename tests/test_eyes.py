@@ -77,7 +77,7 @@ def test_the_page_holds_curves_pictures_questions_and_answers_and_needs_nothing_
 
 
 def test_a_page_of_a_run_without_a_step_and_without_answers(tmp_path):
-    assert "0 of 0" in page("run", "running", (0, 0), [], [], {})
+    assert "0 of 0" in page("run", "running", (0, 0), [], [], {}, {})
 
 
 def test_tensorboard_gets_the_answers_as_a_table_and_the_pictures(watched):

@@ -21,7 +21,12 @@ from llada_v.training.trainer import LladaVTrainer
 
 SIGNALS = ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"]
 RECIPE = "scripts/recipes/tiny/sft.yaml"
-ZERO = {"DDP": None, "ZeRO-2": "scripts/deepspeed/zero2.json", "ZeRO-3": "scripts/deepspeed/zero3.json"}
+SHARDINGS = {
+    "DDP": {},
+    "ZeRO-2": {"deepspeed": "scripts/deepspeed/zero2.json"},
+    "ZeRO-3": {"deepspeed": "scripts/deepspeed/zero3.json"},
+    "FSDP2": {"fsdp": True},
+}
 
 
 @pytest.fixture
@@ -202,13 +207,13 @@ def test_a_launcher_without_processes_leaves_at_once(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ZERO)
+@pytest.mark.parametrize("sharding", SHARDINGS)
 @pytest.mark.parametrize(
     "name, to", [*((name, "the launcher") for name in SIGNALS), ("SIGTERM", "everything"), ("SIGUSR1", "everything")]
 )
 def test_a_signal_to_a_launched_run_saves_and_ends_it_with_status_0(tiny_folder, toys, tmp_path, sharding, name, to):
     """A terminal tells the launcher alone, a cluster every process of a job."""
-    run = started(tiny_folder, toys, tmp_path, "1", "2", save_steps=0, deepspeed=ZERO[sharding])
+    run = started(tiny_folder, toys, tmp_path, "1", "2", save_steps=0, **SHARDINGS[sharding])
     run.wait_for("step 1 of 9")
     for pid in run.seen if to == "everything" else run.seen[:1]:
         os.kill(pid, getattr(signal, name))

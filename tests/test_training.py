@@ -329,6 +329,21 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, told):
         load_recipe(tmp_path / "nowhere.yaml")
 
 
+@pytest.mark.parametrize(
+    "values, told",
+    [
+        (
+            {"deepspeed": "zero2.json"},
+            "fsdp is true and deepspeed is zero2.json; set fsdp to false, or deepspeed to null",
+        ),
+        ({"quantize": "4bit", "lora_rank": 8}, "quantize is 4bit, which fsdp cannot scatter; set fsdp to false"),
+    ],
+)
+def test_what_fsdp_does_not_go_with_is_refused_by_name(recipe, values, told):
+    with pytest.raises(ValueError, match=told):
+        replace(recipe, fsdp=True, **values)
+
+
 def test_a_batch_that_cannot_be_split_is_refused(recipe):
     assert replace(recipe, global_batch_size=32, micro_batch_size=2).accumulation(num_devices=4) == 4
     with pytest.raises(ValueError, match="global_batch_size 6 cannot be split over 4 devices .* a multiple of 8"):

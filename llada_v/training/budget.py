@@ -24,7 +24,7 @@ from ..modeling_llada import LladaModel, rotary_tables
 from .build import empty_model, part_of
 from .plan import checkpoint_bytes, config_of
 from .recipe import Recipe
-from .zero import read_deepspeed
+from .zero import offloads, read_deepspeed, zero_stage
 
 CAPTION = 256  # tokens taken for the text of a caption
 CONTEXT = 1_000_000_000  # bytes that CUDA and its libraries take on a device before the first tensor, roughly
@@ -34,11 +34,12 @@ ATTENTION = "budget"  # name of an attention that makes what flash attention kee
 
 @dataclass(frozen=True)
 class Sharding:
-    """What is scattered: the ZeRO stage, and whether weights and optimizer live in main memory."""
+    """What is scattered: the ZeRO stage, whether weights and optimizer live in main memory, whether torch does it."""
 
     name: str
     stage: int
     offload: bool = False
+    is_fsdp: bool = False
 
 
 SHARDINGS = (
@@ -46,12 +47,23 @@ SHARDINGS = (
     Sharding("ZeRO-2", 2),
     Sharding("ZeRO-3", 3),
     Sharding("ZeRO-3, offload", 3, True),
+    Sharding("FSDP2", 3, is_fsdp=True),
 )
+
+
+def sharding_of(recipe: Recipe, settings: dict | None, num_devices: int) -> Sharding:
+    """The one that a run has. settings: DeepSpeed's, if there are any."""
+    if recipe.fsdp and num_devices > 1:
+        return SHARDINGS[-1]
+    if settings is None:
+        return SHARDINGS[0]
+    stage, offload = zero_stage(settings), offloads(settings)
+    return Sharding(f"ZeRO-{stage}" + (", offload" if offload else ""), stage, offload)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes on one device, and in main memory for one device where something is offloaded."""
+    """Bytes on one device, and in main memory for one device: what is offloaded, or a checkpoint that is written."""
 
     weights: float
     gradients: float
@@ -94,7 +106,8 @@ class BudgetMaker:
         counts = [(part_of(n), p.numel(), p.requires_grad) for n, p in self.model.named_parameters()]
         self.total = sum(count for _, count, _ in counts)
         self.trained = sum(count for _, count, learns in counts if learns)
-        self.block = max(block_size(module) for module in (self.trunk.layers[0], self.model.lm_head))
+        self.head = block_size(self.model.lm_head)
+        self.block = max(block_size(self.trunk.layers[0]), self.head)
 
     @property
     def trunk(self) -> LladaModel:
@@ -109,7 +122,7 @@ class BudgetMaker:
     def budget(self, sharding: Sharding, num_devices: int) -> Budget:
         """The budget under a sharding over a number of devices."""
         recipe, sharded = self.recipe, sharding.stage > 0
-        weight_bytes, gradient_bytes, optimizer_bytes = self.bytes_per_weight(sharded)
+        weight_bytes, gradient_bytes, optimizer_bytes = self.bytes_per_weight(sharded and not sharding.is_fsdp)
         share = {stage: 1 / num_devices if sharding.stage >= stage else 1.0 for stage in (1, 2, 3)}
         weights = weight_bytes * share[3]
         gradients = gradient_bytes * share[2]
@@ -117,6 +130,10 @@ class BudgetMaker:
         is_half = sharded and recipe.bf16
         activations, working = self.activations(is_half)
         element = 2 if is_half else 4
+        if sharding.is_fsdp:
+            # Two blocks and the head are whole at a time, and the gradients of one.
+            working += (2 * self.block + self.head) * element + self.block * (element + 4)
+            return Budget(weights, gradients, optimizer, activations, working, 12 * self.trained / num_devices)
         if sharding.stage == 0 and num_devices > 1:
             working += gradient_bytes  # DDP's buckets
         elif sharding.stage == 2:
@@ -125,6 +142,8 @@ class BudgetMaker:
             working += min(self.total, 1_000_000_000) * element if num_devices > 1 or sharding.offload else 0
         if not sharding.offload:
             return Budget(weights, gradients, optimizer, activations, working)
+        if sharding.stage < 3:
+            return Budget(weights, gradients, 0, activations, working, optimizer)
         return Budget(0, 0, 0, activations, working + 2 * self.block * element, weights + gradients + optimizer)
 
     def shared_bytes(self) -> int:
@@ -267,7 +286,7 @@ def print_budget(recipe: Recipe, length: int | None, gpus: Sequence[int]) -> Non
         f"{recipe.model} ({maker.where}): {maker.total:,} parameters, {maker.trained:,} trained; "
         f"{maker.rows} rows of {maker.length:,} tokens with {maker.tiles} tiles a forward pass"
     )
-    one = checkpoint_bytes(recipe, maker.total, maker.trained, recipe.deepspeed is not None) / 1e9
+    one = checkpoint_bytes(recipe, maker.total, maker.trained) / 1e9
     kept, shared = recipe.save_total, maker.shared_bytes() / 1e9
     print(f"disk: {one:.1f} GB a checkpoint, {(kept + 1) * one:.1f} GB for {kept} and the one that is being written")
     ahead = f"{recipe.workers} workers that are {PREFETCH} batches ahead"
@@ -279,6 +298,8 @@ def print_budget(recipe: Recipe, length: int | None, gpus: Sequence[int]) -> Non
         if recipe.quantize and sharding.stage:
             continue
         for devices in gpus:
+            if sharding.is_fsdp and devices == 1:
+                continue  # nothing is scattered then
             found = maker.budget(sharding, devices)
             numbers = (found.weights, found.gradients, found.optimizer, found.activations, found.working)
             cells = [f"{number / 1e9:.1f}" for number in (*numbers, found.total + CONTEXT, found.offloaded)]

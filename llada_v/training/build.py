@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..configuration_llada_v import LladaVConfig
@@ -141,7 +142,12 @@ def projector_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """The projector's weights on the CPU, by their names in the whole model."""
     named = {name: parameter for name, parameter in model.named_parameters() if part_of(name) == "projector"}
     with gathered(named.values()):
-        return {name: parameter.detach().cpu().clone() for name, parameter in named.items()}
+        return {name: whole(parameter.detach()).cpu().clone() for name, parameter in named.items()}
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that FSDP may have scattered, as a whole; all processes must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def save_projector(state: dict[str, torch.Tensor], folder: str | Path) -> None:

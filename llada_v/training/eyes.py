@@ -26,7 +26,7 @@ from ..images import load_image
 from ..processing_llada_v import LladaVProcessor
 from ..video import frames_at_fps, load_frames
 from .build import gathered
-from .history import ANSWERS, HISTORY, add_lines, read_lines, write_lines
+from .history import ANSWERS, HISTORY, add_lines, read_account, read_lines, write_lines
 from .output import write_whole
 from .page import PAGE, page
 from .recipe import Recipe
@@ -179,7 +179,9 @@ class Eyes(TrainerCallback):
             shown = {question.name: question.addresses for question in self.questions}
             steps = (state.global_step, state.max_steps)
             answers = read_lines(self.output / ANSWERS)
-            write_whole(self.output / PAGE, page(self.output.name, status, steps, state.log_history, answers, shown))
+            account = read_account(self.output)
+            text = page(self.output.name, status, steps, state.log_history, answers, shown, account)
+            write_whole(self.output / PAGE, text)
 
     def tell_wandb(self, found: list[dict]) -> None:
         """The answers as a table of a wandb run, with their pictures."""

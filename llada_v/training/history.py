@@ -1,5 +1,6 @@
 """What a run has logged and answered, one JSON object a line beside its checkpoints, cut where it goes on from before.
 
+account.json       what the run was expected to take, and what it took: see `account`
 history.jsonl      every log entry with its step
 answers.jsonl      every answer to the questions that are shown
 """
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from .output import write_whole
 
-HISTORY, ANSWERS = "history.jsonl", "answers.jsonl"
+ACCOUNT, HISTORY, ANSWERS = "account.json", "history.jsonl", "answers.jsonl"
 
 
 def read_lines(file: str | Path) -> list[dict]:
@@ -45,3 +46,19 @@ def without_gain(history: Iterable[dict]) -> int:
     """How many measurements have followed the best one."""
     losses = [loss for _, loss in held_out(history)]
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0
+
+
+def read_account(output: str | Path) -> dict:
+    """What the run in a folder was expected to take, and what it took; nothing where it has not said so."""
+    file = Path(output) / ACCOUNT
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def amount(number: float) -> str:
+    """Bytes in words."""
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.0f} MB"
+
+
+def compared(taken: float, expected: float) -> str:
+    """Bytes that were taken beside those that were expected, in words."""
+    return f"{amount(taken)}, {amount(expected)} expected ({100 * (taken / expected - 1):+.0f} %)"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..charts import LINES_HEIGHT, LINES_WIDTH, PAPER, Drawing, Line, Sheet, lines
 from ..errors import MissingFile
-from .history import ANSWERS, HISTORY, best_measurement, read_lines
+from .history import ANSWERS, HISTORY, best_measurement, compared, read_account, read_lines
 from .output import RUN
 
 PAGE = "run.html"
@@ -120,8 +120,8 @@ def picture(history: Sequence[dict]) -> Image.Image:
     return whole
 
 
-def facts(history: Sequence[dict], step: int, steps: int) -> list[tuple[str, str]]:
-    """(what, how much) of a run, for its head."""
+def facts(history: Sequence[dict], step: int, steps: int, account: dict) -> list[tuple[str, str]]:
+    """(what, how much) of a run, for its head. account: as `read_account` gives it."""
     found = [("step", f"{step:,} of {steps:,}")]
     last = next((entry for entry in reversed(history) if "loss" in entry), None)
     if last is not None:
@@ -137,16 +137,28 @@ def facts(history: Sequence[dict], step: int, steps: int) -> list[tuple[str, str
         found.append(("memory", f"{last['memory_gib']:.2f} GiB"))
         if step < steps:
             found.append(("time left", str(timedelta(seconds=round(last["seconds_left"])))))
+    for name, what in (("memory", "memory a device"), ("checkpoint", "disk of a checkpoint")):
+        if name in account.get("taken", {}):
+            found.append((what, compared(account["taken"][name], account["expected"][name])))
     return found
 
 
 def page(
-    name: str, status: str, steps: tuple[int, int], history: Sequence[dict], answers: Sequence[dict], shown: dict
+    name: str,
+    status: str,
+    steps: tuple[int, int],
+    history: Sequence[dict],
+    answers: Sequence[dict],
+    shown: dict,
+    account: dict,
 ) -> str:
-    """The HTML. steps: taken, and all. answers: entries of `answers.jsonl`. shown: data URIs of pictures by record."""
+    """The HTML. steps: taken, and all. answers: entries of `answers.jsonl`. shown: data URIs of pictures by record.
+
+    account: as `read_account` gives it.
+    """
     step, total = steps
     head = "".join(
-        f"<div><span>{escape(what)}</span><b>{escape(text)}</b></div>" for what, text in facts(history, *steps)
+        f"<div><span>{escape(what)}</span><b>{escape(text)}</b></div>" for what, text in facts(history, *steps, account)
     )
     charts = "".join(f'<div class="chart">{lines(*panel, Drawing)}</div>' for panel in panels(history))
     parts = [
@@ -199,7 +211,7 @@ def print_run(folder: Path, file: Path) -> None:
     told, history = json.loads((folder / RUN).read_text()), read_lines(folder / HISTORY)
     why = f" ({told['why']})" if told["why"] else ""
     print(f"{folder}: {told['status']}{why}")
-    for what, text in facts(history, told["step"], told["steps"]):
+    for what, text in facts(history, told["step"], told["steps"], read_account(folder)):
         print(f"  {what:24} {text}")
     for line in by_prefix([entry for entry in history if LOSS in entry][-1:], f"{LOSS}/"):
         print(f"  {f'held-out loss, {line.name}':24} {line.y[-1]:.4f}")

@@ -34,6 +34,8 @@ def print_plan(recipe: Recipe, num_devices: int) -> None:
     print(f"precision    {'bfloat16' if recipe.bf16 else 'float32'}, attention {recipe.attn_implementation}")
     place = "in main memory" if offloads(settings) else "on the device"
     sharding = "none" if settings is None else f"ZeRO-{zero_stage(settings)}, optimizer {place} ({recipe.deepspeed})"
+    if recipe.fsdp:
+        sharding = "FSDP2" if num_devices > 1 else "none, FSDP2 on several devices"
     print(f"sharding     {sharding}")
     newest = newest_checkpoint(recipe.output)
     print(f"output       {recipe.output}, " + (f"goes on from {newest}" if newest else "from the beginning"))
@@ -51,11 +53,14 @@ def check_settings(recipe: Recipe, num_devices: int) -> dict | None:
     return None if recipe.deepspeed is None else read_deepspeed(recipe.deepspeed)
 
 
-def checkpoint_bytes(recipe: Recipe, total: int, trained: int, is_sharded: bool) -> int:
-    """About what one checkpoint takes on disk.
+def checkpoint_bytes(recipe: Recipe, total: int, trained: int) -> int:
+    """About what one checkpoint takes on disk. total, trained: numbers of parameters.
 
-    total, trained: numbers of parameters. is_sharded: DeepSpeed keeps float32 weights beside Adam's two moments.
+    DeepSpeed keeps float32 weights beside Adam's two moments and the model, FSDP no model.
     """
+    is_sharded = recipe.deepspeed is not None
+    if recipe.fsdp:
+        return 12 * trained
     saved = trained if recipe.lora_rank or recipe.trains_projector_only else total
     return trained * (12 if is_sharded else 8) + saved * (2 if is_sharded and recipe.bf16 else 4)
 

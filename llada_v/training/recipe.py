@@ -197,6 +197,11 @@ class Recipe:
         "file of DeepSpeed settings, which scatter optimizer, gradients and weights over the devices",
         none="every device has them all",
     )
+    fsdp: bool = setting(
+        False,
+        "in place of deepspeed, torch itself scatters optimizer, gradients and weights over the devices (FSDP2), and "
+        "checkpoints are written while training goes on",
+    )
     eval_data: str | list[str] | None = setting(
         None,
         "a few hundred records that are not trained on, as in data, with pictures under image_root: their loss is "
@@ -284,6 +289,10 @@ class Recipe:
             raise WrongValue(f"quantize is {self.quantize}, but weights in 4 bits cannot learn; set lora_rank")
         if self.quantize is not None and self.deepspeed is not None:
             raise WrongValue(f"quantize is {self.quantize}, which DeepSpeed cannot scatter; set deepspeed to null")
+        if self.fsdp and self.deepspeed is not None:
+            raise WrongValue(f"fsdp is true and deepspeed is {self.deepspeed}; set fsdp to false, or deepspeed to null")
+        if self.fsdp and self.quantize is not None:
+            raise WrongValue(f"quantize is {self.quantize}, which fsdp cannot scatter; set fsdp to false")
         for name in ("dialogue_causal", "turns_apart"):
             if getattr(self, name) and (self.style != "chat" or "flash" in self.attn_implementation):
                 raise WrongValue(f"{name} needs style chat and attn_implementation sdpa or eager")

@@ -139,6 +139,11 @@ def check_space(output: str | Path, num_bytes: int) -> None:
         )
 
 
+def bytes_of(folder: Path) -> int:
+    """What the files of a folder take."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def clear_writing(output: str | Path) -> Path:
     """The empty folder for what is not whole yet; what an interrupted run left there is removed."""
     folder = Path(output) / WRITING

@@ -6,12 +6,14 @@ from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from transformers.trainer_utils import set_seed
 
 from ..errors import WrongValue
 from ..processing_llada_v import LladaVProcessor
+from .account import Account, MemoryTaken, most_of_all
 from .build import count_trainable, load_model
 from .output import check_data, check_output, check_shared, held, log_file, write_origin
 from .plan import check_settings
@@ -51,22 +53,27 @@ def train(recipe: Recipe) -> Path:
             )
         if not rank:
             check_data(recipe, dataset.records.index)
-        if recipe.group_by_length:
-            dataset.measures()
+        longest = int(np.max(dataset.measures()[0])) if recipe.group_by_length else None
         held_out = held_out_records(recipe, processor)
         if num_devices() > 1:
             stop.wait_for_steps()
-        trainer = make_trainer(recipe, processor, dataset, held_out, stop)
+        trainer, memory = make_trainer(recipe, processor, dataset, held_out, stop)
         if not rank:
             write_origin(recipe, num_devices())
+            account = Account(recipe, num_devices(), longest)
+            account.tell()
             check_space(output, trainer.checkpoint_bytes())
         newest = trainer.newest_checkpoint()
         if newest is not None:
             log.info("going on from %s", newest)
         try:
             trainer.train(resume_from_checkpoint=newest)
+            trainer.wait_for_state()
             if not stop.has_stopped:
                 trainer.finish()
+            taken = most_of_all((memory.most(), *trainer.largest), trainer.args.device)
+            if not rank:
+                account.settle(*taken)
         except Exception as error:
             with suppress(OSError):  # the disk may be what failed
                 trainer.note("failed", f"{type(error).__name__}: {error}")
@@ -105,15 +112,16 @@ def make_trainer(
     dataset: RecordDataset,
     held_out: RecordDataset | None,
     stop: StopPolitely,
-) -> LladaVTrainer:
-    """Join the other processes, load the model, and bring all together."""
+) -> tuple[LladaVTrainer, MemoryTaken]:
+    """Join the other processes, load the model, and bring all together; also what memory is taken from there on."""
     arguments = training_arguments(recipe, num_devices())
     check_shared(recipe.output)
+    memory = MemoryTaken(arguments.device)
     set_seed(recipe.seed)
     model = load_model(recipe)
     for part, count in count_trainable(model).items():
         log.info("%-15s %s", part, f"{count:,} trainable parameters" if count else "frozen")
-    return LladaVTrainer(
+    trainer = LladaVTrainer(
         recipe,
         model,
         dataset,
@@ -123,6 +131,7 @@ def make_trainer(
         data_collator=Collator(processor.config.pad_token_id, recipe.train_eos_padding, recipe.pad_to_multiple_of),
         processing_class=processor,
     )
+    return trainer, memory
 
 
 def leave_group() -> None:

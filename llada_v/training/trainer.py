@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
 
 from ..configuration_llada_v import IGNORE
 from ..data.measure import MODALITIES
@@ -30,6 +31,7 @@ from .after_save import AfterSave
 from .build import load_projector, parameter_groups, projector_state, save_projector
 from .dialogue import conversation_ids, dialogue_causal_mask, turn_positions, turns_apart_mask
 from .eyes import Eyes
+from .fsdp import StateWriter, fsdp_arguments, load_state, precision
 from .history import best_measurement, without_gain
 from .noise import HELD_OUT, Draw, Noised, add_noise, complement, draw_noise, token_weights
 from .order import GroupedSampler, ShuffledSampler
@@ -72,6 +74,9 @@ class LladaVTrainer(Trainer):
         self.writing: Path | None = None  # where a checkpoint goes until it is whole
         self.gathered: str | None = None  # the checkpoint that was rewritten for this number of processes
         super().__init__(model=model, train_dataset=train_dataset, **kwargs)
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = precision(recipe.bf16)
+        self.state_writer = StateWriter() if recipe.fsdp else None
         self.model_accepts_loss_kwargs = False  # the loss is a mean over rows already: accumulation averages it
         self.micro_step = (-1, 0)  # optimizer step, forward pass within it
         self.meter = Meter(self.args.device)
@@ -86,6 +91,7 @@ class LladaVTrainer(Trainer):
         self.after_save = AfterSave(recipe.on_save, self.output)
         self.part_norms = PartNorms()
         self.add_callback(self.part_norms)
+        self.largest = [0, 0, 0]  # most rows, tokens in a row, and tiles of a forward pass in training
         self.ended: str | None = None  # why no more steps are taken though some were planned
         tokenizer = self.processing_class.tokenizer
         self.assistant_id = tokenizer.encode("assistant", add_special_tokens=False)[0]
@@ -110,7 +116,7 @@ class LladaVTrainer(Trainer):
         for number, batch in enumerate(inputs):
             is_last = number == len(inputs) - 1
             self.accelerator.gradient_state._set_sync_gradients(is_last)
-            waits = is_last or self.is_deepspeed_enabled
+            waits = is_last or self.is_deepspeed_enabled or self.is_fsdp_enabled
             with nullcontext() if waits else self.accelerator.no_sync(model):
                 loss += super().training_step(model, batch)
         return loss
@@ -147,7 +153,7 @@ class LladaVTrainer(Trainer):
                 inputs["position_ids"] = torch.cat((inputs["position_ids"],) * 2)
         targets = labels[noised.is_masked]
         if model.training:
-            self.count(lengths, len(targets), (labels != IGNORE).sum(), inputs)
+            self.count(lengths, length, len(targets), (labels != IGNORE).sum(), inputs)
         if "pixel_values" not in inputs:
             # On every device the same modules run: a batch without pictures would leave the others waiting.
             side = config.tile_size
@@ -218,12 +224,13 @@ class LladaVTrainer(Trainer):
         recipe, count = self.recipe, len(self.eval_dataset)
         return draw_noise(recipe.seed, HELD_OUT, numbers, count, length, recipe.t_min, antithetic_t=True)
 
-    def count(self, lengths: torch.Tensor, positions: int, labelled: torch.Tensor, inputs: dict) -> None:
+    def count(self, lengths: torch.Tensor, length: int, positions: int, labelled: torch.Tensor, inputs: dict) -> None:
         """Note what a forward and backward pass works on: lengths of the rows without filler, logits, pictures.
 
-        positions, labelled: masked tokens, and those that could have been.
+        length: of the rows with filler. positions, labelled: masked tokens, and those that could have been.
         """
         images, tiles = (len(inputs[key]) if key in inputs else 0 for key in ("image_sizes", "pixel_values"))
+        self.largest = [max(pair) for pair in zip(self.largest, (len(lengths), length, tiles), strict=True)]
         lengths, copies = lengths.float(), inputs.get("copies", 1)
         work = Work(copies * lengths.sum(), copies * lengths.square().sum(), tiles, positions)
         flops = training_flops(self.model.config, self.recipe, work)
@@ -372,11 +379,28 @@ class LladaVTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            folder = self.writing / f"checkpoint-{self.state.global_step}"
-            publish_checkpoint(folder, self.output, self.recipe.save_total, self.after_save.busy_with())
-            self.after_save.start(self.output / folder.name, self.state.global_step)
+            step = self.state.global_step
+            publish = partial(self.publish, self.writing / f"checkpoint-{step}", step)
+            publish() if self.state_writer is None else self.state_writer.then(publish)
         self.writing = None
         self.accelerator.wait_for_everyone()
+
+    def publish(self, folder: Path, step: int) -> None:
+        """Give the whole checkpoint of a step its name."""
+        publish_checkpoint(folder, self.output, self.recipe.save_total, self.after_save.busy_with())
+        self.after_save.start(self.output / folder.name, step)
+
+    def wait_for_state(self) -> None:
+        """Wait until the last checkpoint has its name, if it is still being written."""
+        if self.state_writer is not None:
+            self.state_writer.wait()
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        if self.state_writer is None:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        if self.is_world_process_zero():
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+        self.state_writer.save(self.model, self.optimizer, Path(output_dir))
 
     def newest_checkpoint(self) -> str | None:
         """The checkpoint to go on from, as the first process finds it; see `whole_checkpoint`.
@@ -399,6 +423,11 @@ class LladaVTrainer(Trainer):
         return found[0]
 
     def _load_optimizer_and_scheduler(self, checkpoint):
+        if self.state_writer is not None:
+            if checkpoint is not None:
+                load_state(self.model, self.optimizer, Path(checkpoint))
+                self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+            return
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.gathered is None:
             return
@@ -417,6 +446,7 @@ class LladaVTrainer(Trainer):
 
     def start_writing(self) -> None:
         """Make the folder for what is not whole yet; all processes go on when it is there."""
+        self.wait_for_state()
         self.writing = self.output / WRITING
         if self.is_world_process_zero():
             clear_writing(self.output)
@@ -460,7 +490,12 @@ class LladaVTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """The model as `from_pretrained` takes it; of a projector stage the projector and the config alone."""
+        """The model as `from_pretrained` takes it; of a projector stage the projector and the config alone.
+
+        With FSDP a checkpoint has neither: its state is written apart.
+        """
+        if self.state_writer is not None and _internal_call:
+            return Path(output_dir).mkdir(parents=True, exist_ok=True)
         if not self.recipe.trains_projector_only:
             return super().save_model(output_dir, _internal_call)
         state = projector_state(self.model)
@@ -469,6 +504,8 @@ class LladaVTrainer(Trainer):
             self.model.config.save_pretrained(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if self.state_writer is not None:
+            return  # its weights come with the optimizer
         if not self.recipe.trains_projector_only:
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_projector(self.model, resume_from_checkpoint)
@@ -477,7 +514,7 @@ class LladaVTrainer(Trainer):
         """About what one checkpoint takes on disk."""
         counts = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in self.model.parameters()]
         total, trained = sum(count for count, _ in counts), sum(count for count, learns in counts if learns)
-        return checkpoint_bytes(self.recipe, total, trained, self.is_deepspeed_enabled)
+        return checkpoint_bytes(self.recipe, total, trained)
 
 
 def mean_of(losses: torch.Tensor, name: str) -> dict[str, float]:
@@ -526,6 +563,8 @@ def training_arguments(recipe: Recipe, num_devices: int, **changes) -> TrainingA
         ddp_backend="gloo" if num_devices > 1 and not has_gpu else None,  # one process has no group
         ddp_find_unused_parameters=False,
     )
+    if recipe.fsdp and num_devices > 1:  # one device has everything anyway
+        settings |= fsdp_arguments()
     with warnings.catch_warnings():
         # Newer versions of transformers rename it and take both names; older ones know this one alone.
         warnings.filterwarnings("ignore", message="`gradient_checkpointing.*` is deprecated", category=FutureWarning)
