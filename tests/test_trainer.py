@@ -180,7 +180,8 @@ def block_calls(monkeypatch):
     forward, calls = LladaMLP.forward, []
 
     def counted(mlp, x):
-        calls.append(x.shape)
+        if not x.is_meta:  # the budget's
+            calls.append(x.shape)
         return forward(mlp, x)
 
     monkeypatch.setattr(LladaMLP, "forward", counted)
