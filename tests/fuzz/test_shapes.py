@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from shapes import answers  # noqa: E402
 
-from llada_v import SamplerConfig, load  # noqa: E402
+from llada_v import SamplerConfig, answer, load  # noqa: E402
 from llada_v.conversation import user_message  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -193,6 +193,24 @@ def test_every_answer_of_a_model_is_of_its_shape(models, constraint, chosen, len
         batch = texts(["Describe the picture.", "Why?"])
         assert all(is_right(constraint, text) for text in batch), batch
         assert batch[1] == texts(["Why?"])[0]
+
+
+def described(schema, name="a"):
+    """A schema whose properties say what they are."""
+    found = schema | {"description": f"What is {name}?"}
+    if "properties" in schema:
+        found["properties"] = {inner: described(part, inner) for inner, part in schema["properties"].items()}
+    return found
+
+
+@settings(max_examples=ON_MODELS // 4, deadline=None, suppress_health_check=list(HealthCheck), database=None,
+          phases=[Phase.generate])  # fmt: skip
+@given(objects(SCHEMA).map(described), MODEL_SETTINGS, st.sampled_from([16, 32, 48]), st.booleans())
+def test_fields_asked_apart_are_json_of_the_schema(models, schema, chosen, length, is_trained):
+    with ends_well(COUNTS):
+        sampler = SamplerConfig(gen_length=length, constraint={"json_schema": schema}, fields="apart", **chosen)
+        text = answer(*models[is_trained], "", sampler=sampler).text
+        assert fits(json.loads(text), schema), text
 
 
 def test_both_endings_were_seen():
