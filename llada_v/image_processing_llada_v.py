@@ -214,7 +214,8 @@ class LladaVVideoProcessor(Pixels, BaseVideoProcessor):
     size: {"height", "width"} of a tile in pixels, equal. patch_size: side of the tower's patch in pixels.
     pool_stride, newline: `video_pool_stride` and `video_newline` of `LladaVConfig`.
     num_frames: taken evenly from a file or a folder. fps: takes so many a second instead, at most num_frames if both
-        are given. do_sample_frames=False takes all. Frames that are in memory already are all taken.
+        are given. do_sample_frames=False takes all. Frames that are in memory already are all taken, or num_frames of
+        them; when they were filmed is not known, so fps is refused there.
     Returns pixel_values (T, 3, S, S), image_sizes (N, 2) and image_layouts (N, 2); see `LladaVImageProcessor`.
     Raises ValueError for an option that is not followed, and what reading a video raises.
     """
@@ -258,6 +259,14 @@ class LladaVVideoProcessor(Pixels, BaseVideoProcessor):
                 "in memory are all taken"
             )
         frames = load_frames(video, rule or frame_rule(options))
+        if rule is None and isinstance(video, list) and options.get("do_sample_frames") is not False:
+            if options.get("fps") is not None:
+                raise WrongValue(
+                    f"fps is {options['fps']}, but these frames are in memory, without their times; give num_frames, "
+                    "or do_sample_frames=False for all of them"
+                )
+            if options.get("num_frames") is not None:
+                frames = [frames[number] for number in frames_evenly(len(frames), options["num_frames"])]
         geometry = Geometry(tile_of(options["size"]), [])
         tiles = torch.cat([square_tile(frame, geometry) for frame in frames])
         return self.scaled(tiles, options), (frames[0].height, frames[0].width), Layout.VIDEO

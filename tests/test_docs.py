@@ -44,7 +44,12 @@ def test_the_page_about_transformers_runs_from_top_to_bottom(monkeypatch, tmp_pa
         exec(compile(block, "docs/transformers.md", "exec"), known)
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "3" and len(known["chats"]) == 2 and said[1] == said[2]
+    decided = list(known["decided"].values())
+    assert [decision.value for decision in decided] == [True, "3"] and min(d.probability for d in decided) > 0.9
+    assert known["counted"] == "3" == known["served"].choices[0].message.content.strip()
     assert known["losses"][-1] < known["losses"][0]
+    losses = [line["loss"] for line in known["sft"].state.log_history if "loss" in line]
+    assert losses[-1] < losses[0] / 2
 
 
 def test_the_pages_build_without_a_warning(tmp_path):

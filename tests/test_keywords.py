@@ -202,6 +202,8 @@ def test_lengths_are_those_of_the_answer_or_of_all(tiny_model, inputs):
         {"max_new_tokens": 5},
         {"max_length": length + 5},
         {"generation_config": GenerationConfig(max_new_tokens=5)},
+        {"generation_config": GenerationConfig(max_length=length + 5)},
+        {"generation_config": GenerationConfig(max_length=length + 3), "max_new_tokens": 5},
     ):
         found = tiny_model.generate(**inputs, **words)
     assert torch.equal(found, expected[:, : found.shape[1]])
@@ -234,6 +236,8 @@ def test_stops_and_filler_are_asked_for_in_transformers_words(tiny_model, tiny_p
     stop = int(whole[0, length + 2])
     found = tiny_model.generate(**inputs, max_new_tokens=6, eos_token_id=stop)
     assert stop not in found[0, length:] and found.shape[1] < length + 6  # no longer than the longest answer
+    wish = GenerationConfig(eos_token_id=stop, max_new_tokens=6)
+    assert torch.equal(tiny_model.generate(**inputs, generation_config=wish), found)
     cut = SamplerConfig(gen_length=6, stop_token_ids=[[stop]])
     filled = tiny_model.generate(**inputs, sampler=cut, pad_token_id=9)
     assert filled.shape[1] == length + 6 and (filled[0, found.shape[1] :] == 9).all()

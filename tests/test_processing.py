@@ -602,3 +602,19 @@ def test_a_tokenizer_alone_still_needs_a_config(tiny_folder, tmp_path):
     PreTrainedTokenizerFast.from_pretrained(tiny_folder).save_pretrained(tmp_path)
     with pytest.raises(OSError, match=f"{tmp_path} has no config.json"):
         LladaVProcessor.from_pretrained(tmp_path)
+
+
+def test_frames_in_memory_are_as_many_as_are_asked_for(tiny_processor):
+    frames = np.arange(12, dtype=np.uint8)[:, None, None, None] * np.ones((1, 40, 50, 3), np.uint8)
+    chat = [{"role": "user", "content": [{"type": "video", "video": frames}, {"type": "text", "text": "What?"}]}]
+
+    def tiles(**options):
+        return tiny_processor.apply_chat_template(
+            chat, tokenize=True, return_dict=True, return_tensors="pt", **options
+        )["pixel_values"]
+
+    every = tiles()
+    assert len(every) == len(tiles(do_sample_frames=False, num_frames=3)) == 12
+    assert torch.equal(tiles(num_frames=3), every[[0, 5, 11]])
+    with pytest.raises(ValueError, match="fps is 1, but these frames are in memory, without their times"):
+        tiles(fps=1)

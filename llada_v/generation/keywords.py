@@ -83,13 +83,15 @@ def read_keywords(keywords: dict, sampler: SamplerConfig | None, given, own, pro
             if source is not None:
                 asked = fields_of(source)
                 check_neutral({name: value for name, value in asked.items() if name not in ABOUT})
-                # A length of the prompt and the answer is a default of transformers' own, and no wish.
-                asked.pop("max_length", None)
-                asked.pop("eos_token_id", None)  # of the text; the end of an answer is the end of its turn
+                # A length of prompt and answer may be transformers' default, and the end of a text is none of an
+                # answer: both are a wish where a config of the call has others than the model's own.
+                for name in ("max_length", "eos_token_id"):
+                    if asked.get(name) in (fields_of(type(source)()).get(name), fields_of(own).get(name)):
+                        asked.pop(name, None)
                 if not asked.get("do_sample"):
                     asked.pop("temperature", None)  # transformers' too, where nothing is drawn
                 settings |= {name: value for name, value in asked.items() if value is not None}
-        if "max_length" in keywords:
+        if "max_length" in keywords or "max_length" in settings and fields_of(given).get("max_new_tokens") is None:
             settings.pop("max_new_tokens", None)
         settings |= keywords
         sampler = sampler_of(settings, prompt_length, config)
