@@ -100,6 +100,12 @@ SAMPLERS = (
     SamplerConfig(gen_length=24, constraint={"template": "There are {integer}, {choice:yes|no}."}, rule="factor"),
 )
 
+FURTHER = (
+    SamplerConfig(gen_length=8, rule="threshold"),
+    SamplerConfig(gen_length=128, block_length=32, steps=32, cache="prompt", refresh_interval=8),
+    SamplerConfig(gen_length=128, rule="factor"),
+)
+
 
 def test_every_kind_of_request_gets_beside_others_what_generate_gives_it_alone(trained, engine):
     model, processor = trained
@@ -294,15 +300,16 @@ def test_the_pool_joins_what_comes_back():
 
 @pytest.mark.slow
 def test_a_thousand_mixed_requests_arriving_at_random_get_what_generate_gives_each_alone(trained):
-    """One and several pictures and text, every rule and cache, 10 % cancelled, up to 32 at once."""
+    """One and several pictures and text of 50 to 1,500 tokens, canvases of 8 to 128, every rule and cache, a tenth
+    cancelled, up to 32 at once."""
     model, processor = trained
     chance = random.Random(0)
     engine = Engine(model, processor, EngineConfig(max_running=32, queue_length=2000)).start()
     asked, known = [], {}
     for _ in range(1000):
-        sampler, question = chance.choice(SAMPLERS), chance.choice(QUESTIONS)
-        words = chance.choice((0, 0, 20, 100))
-        question = " ".join([question] * (1 + words))
+        sampler, question = chance.choice((*SAMPLERS, *FURTHER)), chance.choice(QUESTIONS)
+        more = chance.choice((0, 0, 140, 700, 1200)) // len(processor.encode(f" {question}"))
+        question = " ".join([question] * (1 + more))
         images = [picture(chance.randrange(40)) for _ in range(chance.choice((0, 1, 1, 2, 3)))]
         asked.append((inputs_of(processor, question, images), sampler, chance.randrange(3)))
     listeners, cancelled, jobs = [Listener() for _ in asked], set(), []
@@ -314,6 +321,8 @@ def test_a_thousand_mixed_requests_arriving_at_random_get_what_generate_gives_ea
             victim = chance.randrange(max(0, number - 40), number + 1)
             engine.cancel(jobs[victim])
             cancelled.add(victim)
+    lengths = [inputs["input_ids"].shape[1] for inputs, _, _ in asked]
+    assert min(lengths) <= 60 and 1400 <= max(lengths)
     differences = 0
     for number, (inputs, sampler, seed) in enumerate(asked):
         if number in cancelled:
