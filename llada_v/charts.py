@@ -294,7 +294,8 @@ def reliability(found: Mapping[str, Sequence[float]], is_right: Sequence[bool], 
     """
     sheet = Sheet(2 * MARGIN + len(found) * (PANEL + PANEL_GAP) - PANEL_GAP + 44, PANEL + 176)
     sheet.text(MARGIN, 34, fitted(title, LARGE, sheet.width - 2 * MARGIN), LARGE)
-    sheet.text(MARGIN, 60, "bar: share that is right    dot: mean probability    below: how many", SMALL, MUTED)
+    told = "across: how sure    bar: share that is right    dot: mean probability    below: how many"
+    sheet.text(MARGIN, 60, told, SMALL, MUTED)
     for number, (name, sure) in enumerate(found.items()):
         left, top = MARGIN + 44 + number * (PANEL + PANEL_GAP), 112
         bottom = top + PANEL

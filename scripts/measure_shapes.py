@@ -9,6 +9,7 @@ python scripts/measure_shapes.py price                              # 64 questio
 """
 
 import argparse
+import contextlib
 import json
 import random
 import sys
@@ -205,6 +206,10 @@ def trained_tokenizer(vocab_size: int):
     return PreTrainedTokenizerFast(tokenizer_object=made)
 
 
+class Enough(Exception):
+    """Steps were measured."""
+
+
 def measure_step(args) -> None:
     """CPU seconds that the constraint takes of a step of the mid shape, and how long its automata take to make."""
     model = build("mid", torch.device("cpu"), torch.float32)
@@ -238,8 +243,11 @@ def measure_step(args) -> None:
                     ends.append(time.process_time())
                     steps.append((ends[-1] - ends[-2], spent["seconds"]))
                     spent.clear()
+                    if len(steps) == args.steps:
+                        raise Enough
 
-                model.generate(prompt, sampler=sampler, tokenizer=tokenizer, callback=watch)
+                with contextlib.suppress(Enough):
+                    model.generate(prompt, sampler=sampler, tokenizer=tokenizer, callback=watch)
                 rest = steps[1:]  # the first computes the prompt
                 whole, own = median(whole for whole, _ in rest), median(own for _, own in rest)
                 print(
@@ -370,6 +378,7 @@ def main() -> None:
     parser.add_argument("--model", default=str(Path(__file__).resolve().parent.parent / "model" / "llada-v-tiny"))
     parser.add_argument("--pictures", type=int, default=500)
     parser.add_argument("--questions", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=12, help="of an answer that are measured")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--png", type=Path, help="where the reliability diagram goes")
     args = parser.parse_args()

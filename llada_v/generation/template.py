@@ -77,21 +77,23 @@ class Template:
         return canvas != self.filler_id
 
     def restrict(self, logits: torch.Tensor, canvas: torch.Tensor, is_open: torch.Tensor) -> torch.Tensor:
-        """Logits (M, V) at the open positions (R, G) of canvases (R, G), -inf for tokens that are not let through.
+        """As `Constraint.restrict`, in place.
 
         Inside the form the end of the turn says what filler says: nothing more comes. The likelier of them counts.
         """
         places = is_open.nonzero()[:, 1]
-        logits = logits.clone()
         fills = self.fills[places].to(logits.device)
         filler = torch.maximum(logits[:, self.filler_id], logits[:, self.end_id])
         logits[:, self.filler_id] = torch.where(fills, filler, logits[:, self.filler_id])
+        which, parts, count = torch.zeros_like(places), [], 0
         for start, end, gap in self.gaps:
             inside = (places >= start) & (places < end)
             if inside.any():
-                at = inside.nonzero()[:, 0].to(logits.device)
-                logits[at] = gap.restrict(logits[at], canvas[:, start:end], is_open[:, start:end])
-        return logits
+                blocked, own = gap.blocked(canvas[:, start:end], is_open[:, start:end], logits.device)
+                which[inside] = own + count
+                parts.append(blocked)
+                count += len(blocked)
+        return logits.masked_fill_(torch.cat(parts)[which.to(logits.device, non_blocking=True)], -torch.inf)
 
     def together(self, canvas, tokens, scores, chosen: torch.Tensor) -> torch.Tensor:
         """(R, G) bool: of the `chosen` positions those whose tokens go together, gap by gap."""
@@ -133,7 +135,9 @@ class EachRow:
     def restrict(self, logits: torch.Tensor, canvas: torch.Tensor, is_open: torch.Tensor) -> torch.Tensor:
         """See `Constraint.restrict`."""
         parts = zip(self.shapes, logits.split(is_open.sum(1).tolist()), canvas.split(1), is_open.split(1), strict=True)
-        return torch.cat([shape.restrict(*part) for shape, *part in parts])
+        for shape, *part in parts:
+            shape.restrict(*part)
+        return logits
 
 
 def shared(room: int, limits: list[tuple[int, int]]) -> list[int]:
