@@ -22,6 +22,7 @@ SETTINGS = {
     "frechet": {"rule": "frechet"},
     "entropy": {"rule": "entropy_bound"},
     "margin": {"rule": "margin"},
+    "klass": {"rule": "klass"},
 }
 RECORDED = {
     1: {
@@ -34,6 +35,7 @@ RECORDED = {
         "frechet": [[5, 9, 7], [[1, 2, 4, 6, 7], [3], [0]]],
         "entropy": [[5, 9, 7], [[1, 4], [6], [7], [2], [3], [0]]],
         "margin": [[5, 9, 7], [[1, 2, 4, 6, 7], [3], [0]]],
+        "klass": [[5, 9, 7], [[1], [4, 6, 7], [2], [3], [0]]],
     }
 }
 

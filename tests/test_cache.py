@@ -27,6 +27,7 @@ RULES = [
     {"rule": "entropy_bound", "entropy_bound": 3.0},
     {"rule": "margin", "margin": 0.2},
 ]
+KLASS = {"rule": "klass", "klass": 0.05, "divergence": 0.5}
 
 
 def name_of(settings):
@@ -213,7 +214,7 @@ def test_tokens_of_a_row_do_not_depend_on_the_batch(model, cache):
 
 
 @pytest.mark.parametrize("cache", CACHES, ids=name_of)
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["rule"])
+@pytest.mark.parametrize("rule", [*RULES, KLASS], ids=lambda rule: rule["rule"])
 def test_rows_that_need_different_numbers_of_steps_do_not_disturb_each_other(model, cache, rule):
     rows = prompts(model, [9, 16, 23, 11], seed=1)
     settings = {"block_length": 6, "stop_token_ids": ENDS} | cache | rule

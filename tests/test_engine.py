@@ -207,6 +207,8 @@ def test_what_can_never_be_let_in_is_refused_with_both_numbers(trained):
     plain = SamplerConfig(gen_length=32)
     assert f"{length + 32} positions in one call, and a tick computes 50" in refused({"tick_tokens": 50}, plain)
     assert "logits in one call" in refused({"tick_logits": 1000}, plain)
+    with pytest.raises(WrongValue, match="rule 'klass' holds"):
+        Engine(model, processor).submit(Request(inputs, SamplerConfig(rule="klass"), print))
     with pytest.raises(WrongValue, match="compile"):
         Engine(model, processor).submit(Request(inputs, SamplerConfig(compile=True), print))
 

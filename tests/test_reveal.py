@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llada_v import SamplerConfig
-from llada_v.generation.reveal import choose, propose, reveal_counts
+from llada_v.generation.reveal import Before, choose, divergence, propose, reveal_counts, steady_score
 from llada_v.generation.sampler import sample
 
 MASK, VOCABULARY = 0, 32
@@ -185,3 +185,82 @@ def test_a_sure_model_answers_in_one_step_a_block(rule):
 
     found = sample(logits_of, 1, SamplerConfig(gen_length=12, block_length=4, rule=rule), MASK, [])
     assert [step[0] for step in found.order] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+
+# KLASS
+
+
+def table_of(seed, length=10, vocabulary=12):
+    """Logits of a row by canvas and position: they drift as more is revealed, some quickly and some hardly."""
+    chance = torch.Generator().manual_seed(seed)
+    base, drift = (torch.randn(length, vocabulary, generator=chance) for _ in range(2))
+    base, pace = 6 * base, torch.rand(length, 1, generator=chance) ** 3
+
+    def logits_at(canvas):
+        logits = base + pace * drift * (canvas != MASK).sum()
+        logits[:, MASK] = -torch.inf
+        return logits
+
+    return logits_at
+
+
+def plain_klass(logits_at, length, tau, epsilon, block=None):
+    """The rule as it is written, for one row: the positions of each step."""
+    canvas, before, order = torch.full((length,), MASK), {}, []
+    while (canvas == MASK).any():
+        first = int((canvas == MASK).nonzero()[0]) // (block or length) * (block or length)
+        places = [i for i in range(first, min(length, first + (block or length))) if canvas[i] == MASK]
+        now = {i: logits_at(canvas)[i].double().softmax(0) for i in places}
+        steady = []
+        for i, p in now.items():
+            kept = p > 0
+            changed = sum(p[kept] * (p[kept] / before[i][kept]).log()) if i in before else math.inf
+            steady += [i] * bool(p.max() > tau and changed < epsilon)
+        chosen = steady or [max(places, key=lambda i: now[i].max())]
+        for i in chosen:
+            canvas[i] = now[i].argmax()
+        before = now
+        order.append(chosen)
+    return order
+
+
+@pytest.mark.parametrize("settings", [{}, {"block_length": 5}, {"cache": "prompt"}], ids=str)
+def test_klass_reveals_what_its_equation_says_in_every_row_of_a_batch(settings):
+    tables = [table_of(seed) for seed in range(6)]
+
+    def logits_of(call):
+        parts = zip(call.rows.tolist(), call.canvas, call.is_open, strict=True)
+        return torch.cat([tables[row](canvas)[is_open] for row, canvas, is_open in parts])
+
+    config = SamplerConfig(gen_length=10, rule="klass", klass=0.7, divergence=0.05, **settings)
+    found = sample(logits_of, len(tables), config, MASK, [])
+    expected = [plain_klass(table, 10, 0.7, 0.05, settings.get("block_length")) for table in tables]
+    order = [[step[row] for step in found.order if step[row]] for row in range(len(tables))]
+    assert order == expected
+    assert len(set(map(len, expected))) > 1 and any(len(step) > 1 for steps in expected for step in steps)
+
+
+def test_klass_never_reveals_several_at_once_before_there_is_a_step_to_compare_with():
+    logits = torch.eye(8)[None, :, :].mul(40)[0]
+    rows, is_open = torch.tensor([0]), torch.ones(1, 8, dtype=torch.bool)
+    config, before = SamplerConfig(gen_length=8, rule="klass"), Before()
+    probability = propose(logits, config, None)[1]
+    first = steady_score(probability, before.divergence(logits, rows, is_open), config)
+    second = steady_score(probability, before.divergence(logits, rows, is_open), config)
+    assert choose(first[None], [1], config).sum() == 1 and choose(second[None], [1], config).sum() == 8
+
+
+def test_klass_holds_the_logits_of_the_open_positions_and_no_others():
+    before = Before()
+    for left in (8, 5, 2):
+        is_open = torch.arange(8)[None] < left
+        before.divergence(torch.randn(2 * left, 4), torch.tensor([0, 1]), is_open.expand(2, -1))
+        assert before.logits.shape == (2 * left, 4)
+    before.divergence(torch.randn(3, 4), torch.tensor([1]), torch.arange(8)[None] < 3)
+    assert before.logits.shape == (5, 4) and before.places.tolist() == sorted(before.places.tolist())
+
+
+def test_a_divergence_counts_no_token_that_has_become_impossible_and_all_that_have_become_possible():
+    now, then = torch.tensor([[0.5, 0.5, 0.0]]).log(), torch.tensor([[0.25, 0.25, 0.5]]).log()
+    assert divergence(now, then).item() == pytest.approx(math.log(2))
+    assert divergence(then, now).item() == math.inf

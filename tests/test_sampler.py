@@ -100,7 +100,7 @@ def test_loops_that_take_turns_reveal_what_each_reveals_alone():
         ({"cache": "dllm", "cfg_scale": 1.0}, "cache 'dllm' does not hold .*cfg_scale"),
         (
             {"rule": "greedy"},
-            "rule is 'greedy'; choose one of top_k, threshold, factor, frechet, entropy_bound, margin",
+            "rule is 'greedy'; choose one of top_k, threshold, factor, frechet, entropy_bound, margin, klass",
         ),
         ({"threshold": 0.9}, "threshold is 0.9, but rule is 'top_k'; leave threshold out or set rule='threshold'"),
         ({"rule": "factor", "margin": 0.9}, "margin is 0.9, but rule is 'factor'"),
@@ -108,6 +108,8 @@ def test_loops_that_take_turns_reveal_what_each_reveals_alone():
         ({"rule": "factor", "factor": -1.0}, "factor is -1.0; it must be a number from 0 to"),
         ({"rule": "factor", "factor": float("inf")}, "factor is inf; it must be a number from 0 to"),
         ({"rule": "entropy_bound", "entropy_bound": float("nan")}, "entropy_bound is nan; it must be a number"),
+        ({"rule": "klass", "lookahead": 2}, "rule 'klass' compares with the step before.*set lookahead=0"),
+        ({"rule": "factor", "divergence": 0.1}, "divergence is 0.1, but rule is 'factor'"),
         ({"rule": "margin", "margin": "wide"}, "margin is 'wide'; it must be a number from 0 to 1"),
         ({"rule": "threshold", "steps": 64}, "steps is 64, but rule 'threshold' decides itself .*leave steps out or"),
         ({"rule": "threshold", "remasking": "random"}, "remasking 'random' has no confidence for rule 'threshold'"),

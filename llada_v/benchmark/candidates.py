@@ -125,6 +125,7 @@ def compared(gen_length: int) -> list[Setting]:
         "frechet": {"rule": "frechet"},
         "entropy bound": {"rule": "entropy_bound"},
         "margin": {"rule": "margin"},
+        "klass": {"rule": "klass"},
         "lookahead": {"lookahead": 4},
     }
     return grid(CACHES, reveals)
@@ -146,6 +147,7 @@ def searched(gen_length: int) -> list[Setting]:
         "frechet": {"rule": "frechet", "frechet": [0.0, 0.25, 0.5]},
         "entropy bound": {"rule": "entropy_bound", "entropy_bound": [0.1, 0.3, 1.0]},
         "margin": {"rule": "margin", "margin": [0.4, 0.6, 0.8]},
+        "klass": {"rule": "klass", "divergence": [0.01, 0.1]},
         "lookahead": {"lookahead": [2, 4, 8]},
     }
     return grid(SEARCHED_CACHES, reveals)

@@ -14,7 +14,7 @@ from .presets import settings_of
 AUTO = "auto"
 REMASKING = ("low_confidence", "random")
 CACHES = ("none", "prompt", "dllm")
-RULES = ("top_k", "threshold", "factor", "frechet", "entropy_bound", "margin")
+RULES = ("top_k", "threshold", "factor", "frechet", "entropy_bound", "margin", "klass")
 SCHEDULES = ("linear", "convex")
 TOGETHER, APART = "together", "apart"
 
@@ -29,6 +29,8 @@ BELONGS = {
     "frechet": ("rule", "frechet", 0.25),
     "entropy_bound": ("rule", "entropy_bound", 0.1),
     "margin": ("rule", "margin", 0.8),
+    "klass": ("rule", "klass", 0.9),
+    "divergence": ("rule", "klass", 0.01),
     "max_gen_length": ("gen_length", AUTO, 512),
 }
 MOST = 1_000_000  # the largest value of a number that has no narrower limit: far more than a model has positions
@@ -63,6 +65,8 @@ class Resolved:
     frechet: float
     entropy_bound: float
     margin: float
+    klass: float
+    divergence: float
 
 
 @documented
@@ -174,6 +178,15 @@ class SamplerConfig:
         "entropy_bound", "the most positions whose entropies add up to it", least=0, most=MOST
     )
     margin: float | None = optional("margin", "all tokens that lead the next best by more", least=0, most=1)
+    klass: float | None = optional(
+        "klass",
+        "all tokens that are more probable, where the distribution has changed by less than `divergence`",
+        least=0,
+        most=1,
+    )
+    divergence: float | None = optional(
+        "divergence", "the KL divergence to the step before, in nats, that a position stays under", least=0, most=MOST
+    )
     lookahead: int = setting(
         0,
         "steps that are drafted ahead and verified in the same forward pass; the tokens are those without. 0: off",
@@ -319,6 +332,11 @@ class SamplerConfig:
                 self.lookahead and (self.temperature or self.remasking == "random"),
                 "lookahead verifies the tokens of a sampler without chance; "
                 "set temperature=0 and remasking='low_confidence', or lookahead=0",
+            ),
+            (
+                self.lookahead and self.rule == "klass",
+                "rule 'klass' compares with the step before, which a draft does not have; "
+                "set lookahead=0 or another rule",
             ),
             (
                 self.lookahead and self.cache == "dllm",

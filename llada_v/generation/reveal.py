@@ -11,8 +11,10 @@ A rule ranks the open positions by a score and says how many of the first are re
     frechet         p        the largest n with p_1 + .. + p_n - (n - 1) - (1 - p_n) > frechet
     entropy_bound   -h       the largest n with h_1 + .. + h_(n-1) <= entropy_bound
     margin          p - q    all with p - q > margin
+    klass           p        all with p > klass and KL < divergence; p - 1 is the score of the others
 
-p: probability of the candidate; q: of the best other token; h: entropy of the position in nats.
+p: probability of the candidate; q: of the best other token; h: entropy of the position in nats; KL: divergence of its
+distribution from that of the step before.
 """
 
 import torch
@@ -51,12 +53,17 @@ def propose(
         still have an order, as in the original. With remasking "random" the score is a uniform number.
     A score is finite; where the logits are broken it says how: nan, inf, or -inf where no token is left.
     """
-    rows = max(1, (AT_ONCE_ON_CPU if logits.is_cpu else AT_ONCE) // logits.shape[1])
+    rows = rows_at_once(logits)
     if len(logits) <= rows:
         return propose_chunk(logits, config, generator)
     found = [propose_chunk(part, config, generator) for part in logits.split(rows)]
     tokens, probability, score = (torch.cat(parts) for parts in zip(*found, strict=True))
     return tokens, probability, score
+
+
+def rows_at_once(logits: torch.Tensor) -> int:
+    """How many rows of logits (M, V) are turned to probabilities at a time."""
+    return max(1, (AT_ONCE_ON_CPU if logits.is_cpu else AT_ONCE) // logits.shape[1])
 
 
 def propose_chunk(rows, config, generator):
@@ -107,11 +114,72 @@ def choose(scores: torch.Tensor, quota: list[int], config: SamplerConfig) -> tor
         count = within_factor(ranked, config.resolved.factor)
     elif config.rule == "frechet":
         count = within_frechet(ranked, config.resolved.frechet)
+    elif config.rule == "klass":
+        count = over_threshold(ranked, 0.0)  # the scores of the others are not above 0
     elif config.rule == "entropy_bound":
         count = within_entropy(-ranked, config.resolved.entropy_bound)
     else:
         count = over_threshold(ranked, config.resolved.margin)
     return first_of(scores, order, count.clamp_min_(1))
+
+
+class Before:
+    """The distributions of the step before, of every position that was open then: what rule "klass" compares with.
+
+    It holds one copy of a call's logits, (M, V) float32, of each row those of its last call, and nothing older.
+    """
+
+    def __init__(self) -> None:
+        self.places = torch.zeros(0, dtype=torch.long)  # row and position of each, as one number, ascending
+        self.logits: torch.Tensor | None = None
+
+    def divergence(self, logits: torch.Tensor, rows: torch.Tensor, is_open: torch.Tensor) -> torch.Tensor:
+        """KL(p_now || p_before) of every open position, (M,) float64 in nats; inf where it was not open before.
+
+        logits: (M, V) float32 at the open positions of the rows (R,), `is_open` (R, G), which are kept from here on.
+        Sums are over the tokens that are possible now.
+        """
+        places = (rows[:, None] * 2**32 + torch.arange(is_open.shape[1]))[is_open]
+        found = torch.full(places.shape, torch.inf, dtype=torch.float64, device=logits.device)
+        at = torch.searchsorted(self.places, places).clamp_max(len(self.places) - 1)
+        was_open = (self.places[at] == places if len(self.places) else torch.zeros_like(places)).bool()
+        if self.logits is not None and was_open.any():
+            known, earlier = was_open.nonzero()[:, 0].to(logits.device), at[was_open].to(logits.device)
+            size = rows_at_once(logits)
+            parts = zip(known.split(size), earlier.split(size), strict=True)
+            found[known] = torch.cat([divergence(logits[now], self.logits[then]) for now, then in parts])
+        self.keep(logits, places, rows)
+        return found
+
+    def keep(self, logits: torch.Tensor, places: torch.Tensor, rows: torch.Tensor) -> None:
+        """Put these rows' distributions in the place of those that they had."""
+        others = ~torch.isin(self.places >> 32, rows)
+        if self.logits is not None and others.any():
+            places = torch.cat((self.places[others], places))
+            logits = torch.cat((self.logits[others.to(logits.device)], logits))
+            order = places.argsort()
+            places, logits = places[order], logits[order.to(logits.device)]
+        self.places, self.logits = places, logits
+
+
+def divergence(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """sum_v p_v (log p_v - log q_v) of two distributions given as logits (M, V), float64; tokens with p_v = 0 add 0."""
+    now, before = now.log_softmax(-1), before.log_softmax(-1)
+    shares = now.exp()
+    return torch.where(shares > 0, shares * (now - before), 0.0).sum(-1, dtype=torch.float64)
+
+
+def steady_score(probability: torch.Tensor, changed: torch.Tensor, config: SamplerConfig) -> torch.Tensor:
+    """The score of rule "klass" (arXiv 2511.05664, with the last step as the whole history): a token may be revealed if
+
+        p > tau  and  KL(p_now || p_before) < epsilon
+
+    tau: `klass`; epsilon: `divergence`; changed: (M,) the divergences. Those that may score p, the others p - 1, which
+    is not above 0 and still ranks them by p: where none may be revealed, the surest one is.
+    """
+    settings = config.resolved
+    is_steady = (probability > settings.klass) & (changed < settings.divergence)
+    return torch.where(is_steady, probability, probability - 1)
 
 
 def over_threshold(ranked: torch.Tensor, threshold: float) -> torch.Tensor:

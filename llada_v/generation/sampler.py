@@ -20,7 +20,7 @@ from .cache import Scope, scope_of
 from .config import AUTO, SamplerConfig
 from .constraint import Constraint
 from .lookahead import drafts_of, num_verified
-from .reveal import choose, propose, reveal_counts
+from .reveal import Before, choose, propose, reveal_counts, steady_score
 from .stops import Stops
 from .template import EachRow, Template
 
@@ -145,12 +145,13 @@ def sample(
     The other arguments are those of `steps_of` and `proposals`.
     """
     steps, found = steps_of(num_rows, config, mask_id, stops, callback, decode, constraint), None
+    before = Before() if config.rule == "klass" else None
     while True:
         try:
             call = steps.send(found)
         except StopIteration as finished:
             return finished.value
-        found = proposals(logits_of(call), call, config, generator, constraint)
+        found = proposals(logits_of(call), call, config, generator, constraint, before)
 
 
 def steps_of(
@@ -195,14 +196,20 @@ def proposals(
     config: SamplerConfig,
     generator: torch.Generator | None = None,
     constraint: Shape | None = None,
+    before: Before | None = None,
 ) -> Proposals:
     """Tokens, probabilities and scores (M,) at a call's open positions, from its logits (M, V), on their device.
 
     generator: source of random numbers; on that device too. constraint: see `steps_of`.
+    before: of the loop whose call it is, for rule "klass".
     """
     if constraint is not None:
         logits = constraint.of(call.rows.tolist()).restrict(logits, call.canvas, call.is_open)
-    return propose(logits, config, generator)
+    tokens, probability, score = propose(logits, config, generator)
+    if before is not None:
+        steady = steady_score(probability, before.divergence(logits, call.rows, call.is_open), config)
+        score = torch.where(score.isfinite(), steady, score)  # broken logits stay so
+    return tokens, probability, score
 
 
 class Rows:

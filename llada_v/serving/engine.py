@@ -261,6 +261,10 @@ class Engine:
         sampler, config = request.sampler, self.config
         if sampler.compile:
             raise WrongValue("compile builds kernels for one shape, and here calls of many are run; leave it out")
+        if sampler.rule == "klass":
+            raise WrongValue(
+                "rule 'klass' holds the logits of a step for the next, and the engine has no place for them"
+            )
         prompt_length = request.inputs["input_ids"].shape[1]
         plan = plan_of(self.model.config, sampler, prompt_length, self.processor.tokenizer)
         stretch, cost, logits = needs_of(plan, self.vocabulary)
