@@ -12,6 +12,7 @@ REPEATS = 5  # the best of these counts: a busy neighbour only ever makes a mach
 SAMPLE_SECONDS = 0.02  # a repeat lasts at least about this long
 CPU_SIDE, GPU_SIDE = 1024, 8192  # of the matrices that are multiplied: large enough for the full rate
 
+clock: Callable[[], float] = time.perf_counter  # `time.process_time` where a CPU of one thread is shared with others
 
 # 10^12 dense bfloat16 operations a second, accumulated in float32, by words of the device's name; the first line whose
 # words are all there counts. From NVIDIA's data sheets and architecture papers, and AMD's data sheets; where a sheet
@@ -84,11 +85,11 @@ def seconds_of(run: Callable[[], object], device: torch.device) -> float:
 def timed(run: Callable[[], object], times: int, device: torch.device) -> float:
     """Mean seconds of `run` over `times`, the device idle before and after."""
     synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     for _ in range(times):
         run()
     synchronize(device)
-    return (time.perf_counter() - start) / times
+    return (clock() - start) / times
 
 
 def peak_bytes(who: int = resource.RUSAGE_SELF) -> int:

@@ -14,7 +14,8 @@ A cache (`generation.cache`) holds keys and values of positions that a call does
 to positions that it does not compute. It is an argument: there is one block for all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import nn
@@ -279,10 +280,8 @@ class LladaModel(LladaPreTrainedModel):
         picks_in_block = mask is None or isinstance(mask, torch.Tensor) and mask.dim() == 4 and mask.shape[2] == 1
         picks_in_block &= cache is None or not cache.gives_all
         layers = cache and cache.layers
-        run = self.run
-        if compiled:
-            run = torch.compile(run, mode="reduce-overhead" if device.type == "cuda" else None)
-        hidden = run(hidden, rotary, mask, positions if picks_in_block else None, layers)
+        run = compiled_run(device.type) if compiled else LladaModel.run
+        hidden = run(self, hidden, rotary, mask, positions if picks_in_block else None, layers)
         if positions is not None and not picks_in_block:
             hidden = at_positions(hidden, positions)
         return BaseModelOutput(last_hidden_state=hidden if places is None else hidden.flatten(0, 1)[places])
@@ -311,6 +310,19 @@ class LladaModel(LladaPreTrainedModel):
         if "flash" in self.config._attn_implementation:
             return attention_mask
         return attention_mask[:, None, None, :].bool()
+
+
+@cache
+def compiled_run(kind: str) -> Callable:
+    """`LladaModel.run` through torch.compile, for all models and answers on devices of that kind.
+
+    On a GPU with CUDA graphs, which need one shape each. Elsewhere lengths are unknown numbers from the start: as known
+    ones, everything would be built a second time for the second prompt.
+    """
+    is_graph = kind == "cuda"
+    return torch.compile(
+        LladaModel.run, mode="reduce-overhead" if is_graph else None, dynamic=None if is_graph else True
+    )
 
 
 def pack(lengths: Sequence[int], hidden: torch.Tensor, attention_mask, cache) -> PackedRows:

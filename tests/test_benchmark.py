@@ -1,6 +1,7 @@
 """`bench` and `tune`: who is timed when, what the rows say, who goes on, and what a wrong request is told."""
 
 import json
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from llada_v import cli
+from llada_v import cli, machine
 from llada_v.benchmark import bench as bench_module
 from llada_v.benchmark import memory, shapes
 from llada_v.benchmark import tune as tune_module
@@ -370,3 +371,12 @@ def test_a_question_with_a_missing_picture_is_named(tmp_path, capsys):
     file.write_text(json.dumps([{"image": "lost.png", "question": "?", "answer": "no"}]))
     assert cli.main(["tune", str(file)]) == 2
     assert "record 1: no picture at" in capsys.readouterr().err
+
+
+def test_cpu_time_leaves_out_what_others_take(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "clock", machine.clock)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    words = ["--shape", "small", "--gen-length", "4", "--steps", "1", "--rounds", "1", "--setting", "one: steps=1"]
+    assert cli.main(["bench", "--cpu-time", *words]) == 0
+    assert machine.timed(lambda: time.sleep(0.2), 1, torch.device("cpu")) < 0.1
+    assert "| one | 1 |" in capsys.readouterr().out

@@ -13,8 +13,10 @@ import torch
 from sharp import sharpened
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llada_v import LladaVConfig, LladaVForConditionalGeneration, SamplerConfig
-from llada_v.generation.cache import Scope, scope_of
+from llada_v import LladaVConfig, LladaVForConditionalGeneration, SamplerConfig, modeling_llada
+from llada_v.benchmark.shapes import build
+from llada_v.generation import generate
+from llada_v.generation.cache import Cache, Scope, bucket_of, scope_of
 
 PROMPT_CACHES = [{"cache": "prompt", "refresh_interval": interval} for interval in (0, 3)]
 DLLM = {"cache": "dllm", "prompt_interval": 4, "gen_interval": 3, "transfer_ratio": 0.5}
@@ -477,3 +479,88 @@ def test_a_compiled_trunk_finds_the_same(model, cache):
     for row in prompts(model, [20, 33]):
         plain, compiled = alone(model, row, **cache), alone(model, row, compile=True, **cache)
         assert compiled.answers[0].tolist() == plain.answers[0].tolist() and compiled.order == plain.order
+
+
+# Compiled
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """What torch.compile builds, noted and run as it is; compiled answers are filled up to buckets."""
+    found = []
+
+    def note(graph, inputs):
+        found.append(graph)
+        return graph.forward
+
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda run, mode, dynamic: compile(run, backend=note, dynamic=dynamic))
+    modeling_llada.compiled_run.cache_clear()
+    yield found
+    modeling_llada.compiled_run.cache_clear()
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def filled(monkeypatch):
+    """Compiled answers are filled up to buckets, and run as they are: building takes long."""
+    monkeypatch.setattr(generate, "captures", lambda device: True)
+    monkeypatch.setattr(modeling_llada, "compiled_run", lambda kind: modeling_llada.LladaModel.run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fills", [False, True], ids=["as they are", "filled"])
+def test_another_prompt_length_builds_nothing_and_finds_the_plain_tokens(graphs, monkeypatch, fills):
+    monkeypatch.setattr(generate, "captures", lambda device: fills)
+    model = sharpened(build("small", torch.device("cpu"), torch.float32))
+    settings, built = {"gen_length": 8, "cache": "prompt", "refresh_interval": 0}, []
+    for length in (70, 71, 90, 120):  # with the canvas none is a width of the model: those are known numbers
+        row = torch.randint(8, 200, (1, length), generator=torch.Generator().manual_seed(length)), None
+        plain, compiled = alone(model, row, **settings), alone(model, row, compile=True, **settings)
+        assert compiled.answers[0].tolist() == plain.answers[0].tolist() and compiled.order == plain.order
+        built.append(len(graphs))
+    assert built == [2] * 4  # the whole sequence and the block
+
+
+def test_lengths_of_a_bucket_share_their_buffers_and_answers_at_once_do_not(model, filled, monkeypatch):
+    caches, make = [], Cache.__init__
+    monkeypatch.setattr(Cache, "__init__", lambda self, *given: (make(self, *given), caches.append(self))[0])
+    settings = {"gen_length": 8, "cache": "prompt", "compile": True}
+    for length in (20, 21, 60):
+        alone(model, prompts(model, [length])[0], **settings)
+    buffers = [cache.layers[0].key for cache in caches]
+    assert buffers[0] is buffers[1] and buffers[2] is not buffers[0]
+    inner = []
+
+    def answer_within(state):
+        if not inner:
+            inner.append(alone(model, prompts(model, [22])[0], **settings))
+
+    ids, features = prompts(model, [21])[0]
+    expected = alone(model, (ids, features), **settings)
+    found = model.generate(
+        ids,
+        image_features=features,
+        sampler=SamplerConfig(stop_token_ids=[], **settings),
+        callback=answer_within,
+        return_dict_in_generate=True,
+    )
+    assert found.answers[0].tolist() == expected.answers[0].tolist() and inner
+
+
+GROWS = {"gen_length": "auto", "max_gen_length": 16, "block_length": 4, "stop_token_ids": ENDS}
+
+
+@pytest.mark.parametrize("settings", [{"cfg_scale": 0.7}, GROWS, *PROMPT_CACHES], ids=name_of)
+def test_filler_of_a_bucket_is_seen_by_nobody(model, filled, settings):
+    rows = prompts(model, [20, 13])
+    plain = answer(model, batch_of(model, rows, "left"), **settings)
+    filled = answer(model, batch_of(model, rows, "left"), compile=True, **settings)
+    assert [ids.tolist() for ids in filled.answers] == [ids.tolist() for ids in plain.answers]
+    assert filled.order == plain.order
+
+
+def test_buckets_are_few_and_add_an_eighth_at_most():
+    lengths = {length: bucket_of(length) for length in range(1, 20_000)}
+    assert all(length < bucket <= max(length * 9 / 8, length + 16) for length, bucket in lengths.items())
+    assert len(set(lengths.values())) < 80

@@ -8,6 +8,7 @@ llada-v bench --setting "fast: rule=threshold threshold=0.9" --setting "kept: ca
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from ..errors import WrongValue
@@ -36,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--questions", metavar="FILE", help="judge these instead: JSON or JSONL of {image, question, answer}")
     add("--count", type=int, help=f"how many prompts (default: {FEW}, {MANY} judged, one batch of random ones)")
+    add(
+        "--cpu-time",
+        action="store_true",
+        help="count the CPU time of one thread in place of the clock's: for a machine that is shared; on a CPU",
+    )
     add_model_options(parser)
 
 
@@ -74,6 +80,8 @@ def run(args: argparse.Namespace) -> None:
     is_judged = bool(args.accuracy or args.questions)
     settings = named_settings(args)
     check_settings(settings, args.gen_length or SHAPES[args.shape].gen_length, args.steps)
+    if args.cpu_time:
+        count_cpu_time(args)
     task = questions_of(args, is_judged) if args.shape == "tiny" else random_prompts_of(args, is_judged, max(sizes))
     if not settings:
         is_random = args.shape != "tiny"
@@ -89,6 +97,19 @@ def run(args: argparse.Namespace) -> None:
         save_json(args.json, rows, about, machine, shape=args.shape, model=args.model)
     if args.png:
         save_png(args.png, rows, about)
+
+
+def count_cpu_time(args: argparse.Namespace) -> None:
+    """From here on seconds are those of this process on one thread. Raises ValueError for another device than a CPU."""
+    import torch
+
+    from .. import machine
+    from ..answering import device_of
+
+    if (device := device_of(args.device)).type != "cpu":
+        raise WrongValue(f"--cpu-time counts the CPU's time, but the device is {device}; leave it out, or --device cpu")
+    torch.set_num_threads(1)
+    machine.clock = time.process_time
 
 
 def prepare(args: argparse.Namespace) -> None:

@@ -13,6 +13,8 @@ one head, D width of the residual stream.
 """
 
 from enum import IntEnum
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn.functional import cosine_similarity
@@ -44,6 +46,25 @@ def scope_of(config: SamplerConfig, step: int, block_step: int) -> Scope:
     return Scope(keeps_prompt * Scope.ANSWER + keeps_answer * Scope.PROMPT)
 
 
+MOST_SIZES = 8  # of buffers that wait for the next compiled answer
+# By trunk and size: the layers of finished compiled answers. CUDA graphs are captured anew for other addresses.
+WAITING: WeakKeyDictionary[Any, dict[tuple, list]] = WeakKeyDictionary()
+
+
+def captures(device: torch.device) -> bool:
+    """Whether compiled calls are captured, each length and place of the buffers anew: CUDA graphs are."""
+    return device.type == "cuda"
+
+
+def bucket_of(length: int) -> int:
+    """The least length of a few that is longer: eight for every doubling, multiples of 16 at least.
+
+    At most an eighth is added. It is never the length itself: so there is always filler to hide, and a mask.
+    """
+    step = max(16, 2 ** (length.bit_length() - 4))
+    return (length // step + 1) * step
+
+
 class Cache:
     """What is kept between the calls of one answer, for a batch of rows.
 
@@ -53,8 +74,11 @@ class Cache:
     gives_all: whether a call must give its outputs at all of its positions, or only where they are wanted.
     """
 
-    def __init__(self, config: SamplerConfig, sizes, prompt_length: int, dtype: torch.dtype, device: torch.device):
-        """sizes: the trunk's config."""
+    def __init__(
+        self, config: SamplerConfig, sizes, prompt_length: int, dtype: torch.dtype, device: torch.device, trunk
+    ):
+        """sizes: the config of the trunk, whose buffers of finished answers may be used."""
+        self.trunk = trunk
         self.copies = 1 + config.lookahead
         self.rows: list[int] = []
         self.length = 0
@@ -72,6 +96,10 @@ class Cache:
         columns: (R, C) where in it the positions of the call stand; None: everywhere.
         """
         if scope is Scope.WHOLE:
+            if self.is_compiled and not self.rows:
+                self.layers = WAITING.get(self.trunk, {}).pop(
+                    (len(rows) * self.copies, length, self.dtype, self.device), self.layers
+                )
             for layer in self.layers:
                 layer.make_room(len(rows) * self.copies, length, self)
         elif rows != self.rows:
@@ -84,6 +112,15 @@ class Cache:
         num_changed = int(answer_length * self.ratio) if scope in (Scope.PROMPT, Scope.CHANGED) else None
         for layer in self.layers:
             layer.begin(columns, self.prompt_length if scope is Scope.PROMPT else 0, answer_length, num_changed)
+
+    def close(self) -> None:
+        """The answer is finished: where it was compiled, the next one of its size gets its buffers."""
+        if self.is_compiled and self.layers[0].key is not None:
+            sizes = WAITING.setdefault(self.trunk, {})
+            rows, _, length, _ = self.layers[0].key.shape
+            sizes[rows, length, self.dtype, self.device] = self.layers
+            if len(sizes) > MOST_SIZES:
+                sizes.pop(next(iter(sizes)))
 
 
 class KeyValueLayer:
@@ -106,7 +143,7 @@ class KeyValueLayer:
         """A buffer of that name and shape, unless it is there."""
         if getattr(self, name) is None or getattr(self, name).shape != shape:
             buffer = torch.empty(shape, dtype=cache.dtype, device=cache.device)
-            if cache.is_compiled:
+            if cache.is_compiled and captures(cache.device):
                 torch._dynamo.mark_static_address(buffer)
             setattr(self, name, buffer)
 

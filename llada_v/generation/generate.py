@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import pad
 
 from ..errors import WrongValue
-from .cache import Cache, Scope
+from .cache import Cache, Scope, bucket_of, captures
 from .config import SamplerConfig
 from .keywords import read_keywords
 from .sampler import Call, Sampled, SamplerOutput, SamplerState, Shape, sample
@@ -61,11 +61,26 @@ class Reader:
         self.real = torch.ones(num_rows, self.prompt_length, dtype=torch.bool)
         if attention_mask is not None:
             self.real = attention_mask.cpu().bool()
+        if config.compile and captures(self.device):
+            self.fill_bucket(config.canvas_length + len(suffix))
         self.length = 0  # of the sequence that is kept
         self.place: Place | None = None
         self.cache = None
         if config.cache != "none" and keeps:
-            self.cache = Cache(config, sizes, self.prompt_length, prompt.dtype, self.device)
+            self.cache = Cache(config, sizes, self.prompt_length, prompt.dtype, self.device, self.trunk)
+
+    def fill_bucket(self, behind: int) -> None:
+        """Put hidden filler in front of the prompts, so that with `behind` they have one of a few lengths."""
+        filler = bucket_of(self.prompt_length + behind) - behind - self.prompt_length
+        self.prompt_length += filler
+        self.prompt = pad(self.prompt, (0, 0, filler, 0))
+        self.unguided = self.unguided[:, :1].expand(-1, self.prompt_length, -1)
+        self.real = pad(self.real, (filler, 0))
+
+    def close(self) -> None:
+        """The answer is finished."""
+        if self.cache is not None:
+            self.cache.close()
 
     def __call__(self, call: Call) -> torch.Tensor:
         """(M, V) float32, ids that are never generated at -inf."""
@@ -196,6 +211,11 @@ class EachAlone:
     def __call__(self, call: Call) -> torch.Tensor:
         """See `Reader`."""
         return torch.cat([self.readers[row](call.only(place)) for place, row in enumerate(call.rows.tolist())])
+
+    def close(self) -> None:
+        """See `Reader`."""
+        for reader in self.readers:
+            reader.close()
 
 
 @dataclass(frozen=True)
@@ -339,9 +359,20 @@ class SamplerMixin:
                 "`llada_v.answer` writes a prompt for each"
             )
         reader = (EachAlone if sampler.cache == "dllm" else Reader)(self, prompt, attention_mask, suffix, sampler)
-        found = sample(
-            reader, num_rows, sampler, config.mask_token_id, plan.stops, generator, callback, decode, plan.constraint
-        )
+        try:
+            found = sample(
+                reader,
+                num_rows,
+                sampler,
+                config.mask_token_id,
+                plan.stops,
+                generator,
+                callback,
+                decode,
+                plan.constraint,
+            )
+        finally:
+            reader.close()
 
         is_said = plan.is_said(found)
         said = [canvas[kept].to(device) for canvas, kept in zip(found.canvas, is_said, strict=True)]
