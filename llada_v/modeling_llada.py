@@ -31,6 +31,7 @@ from .errors import WrongType, WrongValue
 from .packed import PackedRows
 
 POSITIONS_MULTIPLE = 32
+WHERE = ("subfolder", "revision", "cache_dir", "token", "local_files_only", "force_download")  # of from_pretrained
 
 
 class RMSNorm(nn.Module):
@@ -224,6 +225,22 @@ class LladaModel(LladaPreTrainedModel):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """transformers' own, of what this class has saved. Raises ValueError for a published language model: its sizes
+        and weights have other names, and it would come out random.
+        """
+        config = kwargs.get("config")
+        if not isinstance(config, PreTrainedConfig):
+            where = {name: kwargs[name] for name in WHERE if kwargs.get(name) is not None}
+            config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **where)
+        if theirs := sorted({"d_model", "rope_theta"} & config.to_dict().keys()):
+            raise WrongValue(
+                f"{pretrained_model_name_or_path} is a published language model (its config.json has "
+                f"{' and '.join(theirs)}); make a LLaDA-V of it with `llada-v convert`"
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 
     @capture_outputs
     def forward(

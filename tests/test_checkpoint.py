@@ -7,7 +7,7 @@ import pytest
 import torch
 from published import PUBLISHED_CONFIG, layout_8b, pattern, small_layout, small_weights, write_folder
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from llada_v import LladaVConfig, LladaVForConditionalGeneration, LladaVModel, LladaVProcessor
 from llada_v.checkpoint.configs import TEXT_FIELDS, translate_config
@@ -265,6 +265,12 @@ def test_missing_multimodal_fields_take_the_published_values(tiny):
 def test_another_models_config_is_refused(llada_hf):
     with pytest.raises(ValueError, match="'llada'.*llada-v convert"):
         LladaVConfig.from_pretrained(llada_hf)
+
+
+@pytest.mark.parametrize("layout", ["llada", "llada_hf"])
+def test_a_language_model_alone_is_not_loaded_at_random(layout, request):
+    with pytest.raises(ValueError, match="is a published language model .*`llada-v convert`"):
+        AutoModel.from_pretrained(request.getfixturevalue(layout))
 
 
 # Conversion
