@@ -2,10 +2,12 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
 from published import write_folder
+from runs import largest_difference, small_recipe, weights
 from safetensors.torch import load_file, save_file
 from test_checkpoint import ORIGINAL_CONFIG, ORIGINAL_NAMES, TINY_VISION
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -13,12 +15,14 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 from transformers import PreTrainedTokenizerFast
 
 from llada_v import LladaConfig, LladaVConfig, LladaVForConditionalGeneration, LladaVProcessor, SamplerConfig, answer
+from llada_v.checkpoint.names import EMBEDDING
 from llada_v.convert import convert
 from llada_v.modeling_llada import LladaModel
 from llada_v.quantization import quantize
 from llada_v.training.budget import BudgetMaker
 from llada_v.training.merging import average
 from llada_v.training.recipe import Recipe
+from llada_v.training.train import train
 
 # The fields of iLLaDA-8B's config.json and their published values, but for the sizes.
 ILLADA = {
@@ -295,3 +299,17 @@ def test_a_budget_counts_a_tied_weight_once(model_folder):
     maker = BudgetMaker(Recipe(model=str(model_folder), data=["none.json"], output="none"))
     assert maker.total == sum(weight.numel() for weight in model.parameters())
     assert maker.total == sum(weight.numel() for weight in load_file(model_folder / "model.safetensors").values())
+
+
+@pytest.mark.slow
+def test_a_run_of_a_tied_model_goes_on_from_its_checkpoint(tiny_folder, toys, tmp_path):
+    tied = LladaVConfig(**LladaVConfig.from_pretrained(tiny_folder).to_dict() | {"tie_word_embeddings": True})
+    torch.manual_seed(0)
+    LladaVForConditionalGeneration(tied).save_pretrained(tmp_path / "tied")
+    LladaVProcessor.from_pretrained(tiny_folder).save_pretrained(tmp_path / "tied")
+    before = weights(tmp_path / "tied")
+    whole, broken = (small_recipe(tmp_path / "tied", toys, tmp_path / name, epochs=1) for name in ("whole", "broken"))
+    after = weights(train(whole))
+    assert after.keys() == before.keys() and not torch.equal(after[EMBEDDING], before[EMBEDDING])
+    shutil.copytree(sorted((tmp_path / "whole").glob("checkpoint-*"))[0], tmp_path / "broken" / "checkpoint-2")
+    assert largest_difference(weights(train(broken)), after) == 0
