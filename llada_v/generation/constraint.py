@@ -149,12 +149,16 @@ class Constraint:
             rest = rest[scores[row, rest].argsort(descending=True, stable=True)]
             taken, chosen[row] = canvas[row], False
             while len(rest):
-                # What goes together still does with the last left out, so those that fit are the first.
-                first = torch.ones(len(rest), len(rest), dtype=torch.bool).tril()
-                filled = taken.repeat(len(rest), 1)
-                filled[:, rest] = torch.where(first, tokens[row, rest], self.mask_id)
-                fits = int(self.can_end(filled).sum())
-                taken = taken.scatter(0, rest[:fits], tokens[row, rest[:fits]])
-                chosen[row, rest[:fits]] = True
-                rest = rest[fits + 1 :]  # the next does not go with these
+                # What no longer goes with those taken never will; of the rest the longest run is found by halving.
+                before, behind = self.before(taken[None])[0, rest], self.behind(taken[None])[0, rest + 1]
+                leads = self.table[self.class_of[tokens[row, rest]]]  # (rest, S)
+                rest = rest[(before & behind.gather(1, leads)).any(1)]
+                good, bad = min(1, len(rest)), len(rest) + 1
+                while bad - good > 1:
+                    middle = (good + bad) // 2
+                    filled = taken.scatter(0, rest[:middle], tokens[row, rest[:middle]])
+                    good, bad = (middle, bad) if self.can_end(filled[None]) else (good, middle)
+                taken = taken.scatter(0, rest[:good], tokens[row, rest[:good]])
+                chosen[row, rest[:good]] = True
+                rest = rest[good + 1 :]  # the next does not go with these
         return chosen
