@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ RENEWED: dict[str, Any] = {"cache": "prompt", "refresh_interval": 8}
 STEPS, BATCH_STEPS = 32, 4  # forward passes of an answer of the shape's canvas
 LENGTHS, BATCHES = (2, 32, 96, 128), (1, 4, 16)
 CLIENTS, REQUESTS = 8, 16
+SHORTER = 30  # tokens by which a second prompt is shorter, for what is built for it
 TEXT = 64  # tokens that are learned behind a picture
 LAYERS = 8  # of the trunk that is trained as a whole
 
@@ -282,11 +284,15 @@ class Measurement:
         """The same without and with compiled layers, and what the first answer takes."""
         if self.device.type == "cpu" and not shutil.which(os.environ.get("CXX", "c++")):
             raise NoPackage("torch.compile needs a C++ compiler on a CPU, and there is no c++; install one")
-        batch = next(self.task(1).batches(1))
         sampler = SamplerConfig(gen_length=self.shape.gen_length, steps=STEPS, compile=True, stop_token_ids=[], **KEPT)
-        first = timed(lambda: self.model.generate(**batch.prompts, **batch.pictures, sampler=sampler), 1, self.device)
+        rows = []
+        for length in (self.shape.prompt_length, self.shape.prompt_length - SHORTER, self.shape.prompt_length):
+            shape = replace(self.shape, prompt_length=length)
+            batch = next(random_task(self.model, shape, 1, shape.gen_length, STEPS).batches(1))
+            answer = partial(self.model.generate, **batch.prompts, **batch.pictures, sampler=sampler)
+            rows.append({"tokens of the prompt": length, "s": timed(answer, 1, self.device)})
         found = self.bench([Setting("kept", KEPT), Setting("kept, compiled", KEPT | {"compile": True})])
-        found.tables["The first answer, kernels built"] = [{"s": first}]
+        found.tables["The first compiled answers, one after the other, with what is built for each"] = rows
         return found
 
     def int8(self) -> Found:
