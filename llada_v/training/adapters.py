@@ -1,12 +1,13 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) through peft: a frozen model that learns little.
 
-Also the frozen model in 4 bits (QLoRA, arXiv 2305.14314) where bitsandbytes and a GPU are there.
+Also around a frozen model in 4 bits (QLoRA, arXiv 2305.14314), which bitsandbytes keeps and computes with.
 """
 
 import torch
 
-from ..errors import NoPackage, WrongValue
+from ..errors import NoPackage
 from ..modeling_llada_v import LladaVForConditionalGeneration
+from ..quantization import KEPT
 from .recipe import Recipe
 
 # Every linear layer inside the blocks of a part; embeddings and head stay as they are.
@@ -48,22 +49,20 @@ def add_adapters(model: LladaVForConditionalGeneration, recipe: Recipe):
 def quantization(recipe: Recipe):
     """transformers' settings for a frozen model in 4 bits; None where the recipe does not ask for it.
 
-    Raises ValueError without a GPU, ImportError without bitsandbytes.
+    Raises ImportError without bitsandbytes.
     """
     if recipe.quantize is None:
         return None
-    if not torch.cuda.is_available():
-        raise WrongValue("quantize 4bit needs a CUDA device, and none is here; set quantize to null")
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise NoPackage("quantize 4bit needs bitsandbytes; install it with: pip install bitsandbytes") from error
+        raise NoPackage("quantize 4bit needs bitsandbytes; install it with: bash init_env.sh quantize") from error
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=["lm_head", "multi_modal_projector", "vision_tower"],
+        bnb_4bit_compute_dtype=torch.bfloat16 if recipe.bf16 else torch.float32,
+        llm_int8_skip_modules=list(KEPT),
     )

@@ -85,7 +85,7 @@ class Recipe:
     lora_dropout: float = setting(0.0, "share of the adapters' inputs that is dropped while training", least=0, below=1)
     quantize: str | None = setting(
         None,
-        "4bit: the frozen language model in 4 bits, on a CUDA device with bitsandbytes",
+        "4bit: the frozen language model in 4 bits, with bitsandbytes",
         none="as it is",
         choices=("4bit",),
     )
