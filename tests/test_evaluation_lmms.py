@@ -488,11 +488,15 @@ def test_a_device_out_of_memory_gets_half_the_batch_and_says_so_once(tiny_folder
     assert found == [answer.text for answer in model_on(tiny_folder, [{}] * 8).generate_until(requests)]
 
 
-def test_compiled_settings_stay_in_batches(tiny_folder, monkeypatch):
+@pytest.mark.parametrize("given", [{"compile": True}, {"rule": "klass"}])
+def test_settings_that_no_engine_steps_stay_in_batches(tiny_folder, given):
     model = model_on(tiny_folder, [{}] * 4, batch_size=4, continuous=True)
     sizes = []
     model.answer_batch = lambda batch: (sizes.append(len(batch)), [model.note(item, "a", 1, 1, 0.1) for item in batch])
-    requests = [asked("fake", i, messages_of("Hello?", []), {"gen_length": 4, "compile": i > 1}) for i in range(4)]
+    wishes = [{"gen_length": 4}, {"gen_length": 4} | given]
+    requests = [asked("fake", i, messages_of("Hello?", []), wishes[i > 1]) for i in range(4)]
+        asked("fake", i, messages_of("Hello?", []), {"gen_length": 4} | (given if i > 1 else {})) for i in range(4)
+    ]
     answers = [answer.text for answer in model.generate_until(requests)]
     assert sizes == [2] and answers[2:] == ["a", "a"]
 

@@ -27,6 +27,7 @@ from ..errors import UserError, WrongValue
 from ..generation.choices import read_choices
 from ..generation.sampler import SamplerOutput
 from ..sequence import Sequence
+from ..serving.engine import refusal
 from ..serving.together import Question, answer_together
 from .extraction import choices_in
 from .gen_kwargs import Settings, settings_of
@@ -106,8 +107,8 @@ class LladaV(lmms):
         each takes accelerate's device.
     batch_size: documents answered, or masked rows scored, at once; halved when a device runs out of memory.
     continuous: an answer that is finished makes room for the next document at once (`serving.together`), in place of
-        batches that wait for their slowest and are padded to their longest; compiled settings stay in batches. None: on
-        a CPU, where it was measured to be faster.
+        batches that wait for their slowest and are padded to their longest; settings that no engine steps stay in
+        batches. None: on a CPU, where it was measured to be faster.
     reproduce_original: prompts token by token as the original's evaluation makes them, and its answers without the
         last full stop; needs the plain requests of --force_simple.
     on_bad_document: "error" stops at a document whose picture or video cannot be read, "skip" answers it with nothing
@@ -290,8 +291,8 @@ class LladaV(lmms):
                 item.answer = GenerationResult("", TokenCounts(output_tokens=0))
                 bar.update()
         if self.is_continuous and self.read != CHOICES:
-            apart = [item for item in todo if item.settings.sampler.compile]
-            self.answer_continuously([item for item in todo if not item.settings.sampler.compile], bar)
+            apart = [item for item in todo if refusal(item.settings.sampler)]
+            self.answer_continuously([item for item in todo if not refusal(item.settings.sampler)], bar)
             todo = apart
         batches: deque[list[Asked]] = deque()
         while todo:

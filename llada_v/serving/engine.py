@@ -259,12 +259,8 @@ class Engine:
     def job_of(self, request: Request) -> Job:
         """A request checked against what the engine has."""
         sampler, config = request.sampler, self.config
-        if sampler.compile:
-            raise WrongValue("compile builds kernels for one shape, and here calls of many are run; leave it out")
-        if sampler.rule == "klass":
-            raise WrongValue(
-                "rule 'klass' holds the logits of a step for the next, and the engine has no place for them"
-            )
+        if why := refusal(sampler):
+            raise WrongValue(why)
         prompt_length = request.inputs["input_ids"].shape[1]
         plan = plan_of(self.model.config, sampler, prompt_length, self.processor.tokenizer)
         stretch, cost, logits = needs_of(plan, self.vocabulary)
@@ -516,6 +512,15 @@ class Engine:
             elif job in self.queue:
                 self.queue.remove(job)
         job.reader = job.loop = job.generator = job.call = job.seen = None
+
+
+def refusal(sampler: SamplerConfig) -> str | None:
+    """Why no engine steps requests with these settings, which `generate` answers; None where one does."""
+    if sampler.compile:
+        return "compile builds kernels for one shape, and here calls of many are run; leave it out"
+    if sampler.rule == "klass":
+        return "rule 'klass' holds the logits of a step for the next, and the engine has no place for them"
+    return None
 
 
 def needs_of(plan: Plan, vocabulary: int) -> tuple[int, int, int]:
