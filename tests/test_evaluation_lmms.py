@@ -495,8 +495,6 @@ def test_settings_that_no_engine_steps_stay_in_batches(tiny_folder, given):
     model.answer_batch = lambda batch: (sizes.append(len(batch)), [model.note(item, "a", 1, 1, 0.1) for item in batch])
     wishes = [{"gen_length": 4}, {"gen_length": 4} | given]
     requests = [asked("fake", i, messages_of("Hello?", []), wishes[i > 1]) for i in range(4)]
-        asked("fake", i, messages_of("Hello?", []), {"gen_length": 4} | (given if i > 1 else {})) for i in range(4)
-    ]
     answers = [answer.text for answer in model.generate_until(requests)]
     assert sizes == [2] and answers[2:] == ["a", "a"]
 
