@@ -15,7 +15,7 @@ to positions that it does not compute. It is an argument: there is one block for
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import nn
@@ -297,8 +297,8 @@ class LladaModel(LladaPreTrainedModel):
         picks_in_block = mask is None or isinstance(mask, torch.Tensor) and mask.dim() == 4 and mask.shape[2] == 1
         picks_in_block &= cache is None or not cache.gives_all
         layers = cache and cache.layers
-        run = compiled_run(device.type) if compiled else LladaModel.run
-        hidden = run(self, hidden, rotary, mask, positions if picks_in_block else None, layers)
+        run = partial(compiled_run(device.type), self) if compiled else self.run
+        hidden = run(hidden, rotary, mask, positions if picks_in_block else None, layers)
         if positions is not None and not picks_in_block:
             hidden = at_positions(hidden, positions)
         return BaseModelOutput(last_hidden_state=hidden if places is None else hidden.flatten(0, 1)[places])

@@ -143,7 +143,7 @@ def test_a_projector_stage_leaves_the_projector_for_the_next_stage(recipe, tiny_
     output = train(stage)
     names = {file.name for file in output.iterdir() if file.is_file() and not file.name.startswith(".")}
     told = {"recipe.yaml", "environment.json", "data.json", "run.json", "train.log", "history.jsonl", "run.html"}
-    assert names == {"projector.safetensors", "config.json"} | told
+    assert names == {"projector.safetensors", "config.json", "account.json"} | told
     saved = load_file(output / "projector.safetensors")
     before = projector_state(LladaVForConditionalGeneration.from_pretrained(tiny_folder))
     assert saved.keys() == before.keys() and not any(torch.equal(saved[name], before[name]) for name in saved)
