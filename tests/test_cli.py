@@ -186,7 +186,11 @@ SETTINGS = [
     {"rule": (["--rule", "frechet"], "frechet"), "frechet": (["--frechet", "0.3"], 0.3)},
     {"rule": (["--rule", "entropy_bound"], "entropy_bound"), "entropy_bound": (["--entropy-bound", "0.3"], 0.3)},
     {"rule": (["--rule", "margin"], "margin"), "margin": (["--margin", "0.6"], 0.6)},
-    {"rule": (["--rule", "klass"], "klass"), "divergence": (["--divergence", "0.2"], 0.2)},
+    {
+        "rule": (["--rule", "klass"], "klass"),
+        "klass": (["--klass", "0.8"], 0.8),
+        "divergence": (["--divergence", "0.2"], 0.2),
+    },
 ]
 
 
