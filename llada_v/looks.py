@@ -52,9 +52,7 @@ def row_of(layer, hidden: torch.Tensor, rotary, at: torch.Tensor) -> torch.Tenso
     attention, normed = layer.self_attn, layer.input_layernorm(hidden)
     key = rotate(attention.split_heads(attention.k_proj(normed)), *rotary)
     query = rotate(attention.split_heads(attention.q_proj(at_positions(normed, at))), *turned_at(rotary, at))
-    key = key.repeat_interleave(attention.num_key_value_groups, dim=1)
-    scores = (query @ key.transpose(2, 3)).float() * attention.scaling  # (1, H, 1, L)
-    return scores.softmax(-1)[0, :, 0]
+    return attention.weights_of(query, key)[0, :, 0]
 
 
 def looks_of(weights: torch.Tensor, visuals: list, config) -> list[Look]:

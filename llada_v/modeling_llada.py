@@ -120,6 +120,11 @@ class LladaAttention(nn.Module):
             return attention_mask.attend(attend, self, query, key, value, self.scaling), None
         return attend(self, query, key, value, attention_mask, scaling=self.scaling)
 
+    def weights_of(self, query, key):
+        """softmax(q k / sqrt(K)), (B, H, Q, L) float32, of chosen queries and all keys: what fused back ends hide."""
+        key = key.repeat_interleave(self.num_key_value_groups, dim=1)
+        return ((query @ key.transpose(2, 3)).float() * self.scaling).softmax(-1)
+
 
 class LladaMLP(nn.Module):
     """down(silu(gate(x)) * up(x)), SwiGLU (arXiv 2002.05202)."""

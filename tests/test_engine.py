@@ -209,6 +209,8 @@ def test_what_can_never_be_let_in_is_refused_with_both_numbers(trained):
     assert "logits in one call" in refused({"tick_logits": 1000}, plain)
     with pytest.raises(WrongValue, match="rule 'klass' holds"):
         Engine(model, processor).submit(Request(inputs, SamplerConfig(rule="klass"), print))
+    with pytest.raises(WrongValue, match="keep_features makes a prompt shorter"):
+        Engine(model, processor).submit(Request(inputs, SamplerConfig(keep_features=0.5), print))
     with pytest.raises(WrongValue, match="compile"):
         Engine(model, processor).submit(Request(inputs, SamplerConfig(compile=True), print))
 

@@ -127,7 +127,7 @@ class KeyValueLayer:
     """Keys and values of every position of one layer, (R, H, L, K), the keys rotated. Calls write theirs in place."""
 
     kept: tuple[str, ...] = ("key", "value")
-    mix = None
+    mix: Any = None
 
     def __init__(self):
         self.key = self.value = None

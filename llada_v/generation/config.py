@@ -193,6 +193,14 @@ class SamplerConfig:
         least=0,
         most=64,
     )
+    keep_features: float | None = setting(
+        None,
+        "share of the pictures' features that an answer goes on with once it computes everything again after its first "
+        "step: those that its masks attend to most (RedVTP, arXiv 2511.12428). The rows of a batch are run one by one",
+        none="all",
+        above=0,
+        most=1,
+    )
     max_gen_length: int | None = optional("max_gen_length", "the longest canvas", least=1, most=MOST)
     compile: bool = setting(
         False, "run the trunk through torch.compile, on a GPU with CUDA graphs; the first answers are slow"
@@ -352,6 +360,17 @@ class SamplerConfig:
                 self.compile and self.cache == "dllm",
                 "compile rounds differently, and rounding has a say in what cache 'dllm' computes; "
                 "set cache='prompt' or compile=False",
+            ),
+            (
+                self.keep_features is not None
+                and (self.cfg_scale or self.cache == "dllm" or self.lookahead or self.compile),
+                "keep_features makes the prompt shorter on the way, which cfg_scale, cache 'dllm', lookahead and "
+                "compile cannot follow; leave keep_features out, or these",
+            ),
+            (
+                self.keep_features is not None and self.refresh_interval == 0 and self.num_blocks == 1,
+                "keep_features takes effect when everything is computed again, and with refresh_interval 0 and one "
+                "block it never is; set another refresh_interval or leave keep_features out",
             ),
             (
                 self.gen_length == AUTO and self.cache == "dllm",

@@ -16,6 +16,7 @@ from ..errors import WrongValue
 from .cache import Cache, Scope, bucket_of, captures
 from .config import SamplerConfig
 from .keywords import read_keywords
+from .pruning import Gaze, most_important
 from .sampler import Call, Sampled, SamplerOutput, SamplerState, Shape, sample
 from .shape import shape_of
 from .stops import by_kind
@@ -93,10 +94,14 @@ class Reader:
             attention_mask=run.mask,
             position_ids=run.position_ids,
             wanted=run.wanted,
-            cache=self.cache,
+            cache=self.beside(),
             compiled=self.config.compile,
         ).last_hidden_state
         return self.finish(self.head(hidden))
+
+    def beside(self):
+        """What the trunk gets as its cache."""
+        return self.cache
 
     def prepare(self, call: Call) -> Run:
         """What the trunk is to run for a call."""
@@ -195,18 +200,76 @@ class Place:
         )
 
 
+class PruningReader(Reader):
+    """The same for one row without padding, whose picture loses features that hardly anything looks at (RedVTP).
+
+    The first call computes the whole sequence and notes attention. From the next on that does so, the prompt has the
+    config's share of the pictures' features. Every position keeps its number, so that what stays is as if the others
+    were hidden; RedVTP counts anew.
+    """
+
+    def __init__(self, model, prompt, is_picture, suffix, config: SamplerConfig):
+        """prompt: (1, P, D). is_picture: (P,) bool, where a feature stands. The others: see `Reader`."""
+        super().__init__(model, prompt, None, suffix, config)
+        self.is_picture, self.mask_id = is_picture.cpu(), model.config.mask_token_id
+        self.gaze: Gaze | None = None  # of the first call, until the features are left out
+        self.is_first = True
+        self.skipped = torch.zeros(self.prompt_length, dtype=torch.long)  # features left out in front of each column
+        self.num_skipped = 0
+
+    def __call__(self, call: Call) -> torch.Tensor:
+        """See `Reader`. The first call asks for the whole canvas, which is to be looked at in the last layer too."""
+        if not self.is_first:
+            return super().__call__(call)
+        assert call.canvas.shape[1] == call.lengths[0], "canvases grow after their first call"
+        self.gaze = Gaze(self.trunk, self.cache, self.prompt_length, call.canvas.shape[1])
+        logits = super().__call__(replace(call, is_open=torch.ones_like(call.is_open)))
+        self.is_first = False
+        return logits[self.put(call.is_open[0])]
+
+    def beside(self):
+        return self.gaze if self.is_first else self.cache
+
+    def prepare(self, call):
+        if self.gaze is not None and not self.is_first and call.scope is Scope.WHOLE:
+            importance = self.gaze.importance(call.canvas[0] == self.mask_id)
+            self.leave_out(most_important(importance, self.is_picture, self.config.keep_features))
+            self.gaze = None
+        return super().prepare(call)
+
+    def leave_out(self, kept: torch.Tensor) -> None:
+        """Go on with these columns (P,) bool of the prompt alone."""
+        skipped = (~kept).cumsum(0)
+        self.skipped, self.num_skipped = skipped[kept], int(skipped[-1])
+        self.prompt, self.real = self.prompt[:, self.put(kept.nonzero()[:, 0])], self.real[:, kept]
+        self.prompt_length, self.place = self.prompt.shape[1], None
+
+    def place_of(self, call):
+        place = super().place_of(call)
+        skipped = torch.full((place.length,), self.num_skipped)
+        skipped[: self.prompt_length] = self.skipped
+        place.position_ids += skipped if place.columns is None else self.num_skipped
+        return place
+
+
 class EachAlone:
     """The same for a batch whose rows are run one by one, without their padding.
 
-    "dllm" fills its share of changed positions with some that did not change, and rounding alone decides which: so that
-    a row's tokens do not depend on the batch, neither may its rounding.
+    "dllm" fills its share of changed positions with some that did not change, and rounding alone decides which; it can
+    decide too which of two features is looked at more. So that a row's tokens do not depend on the batch, neither may
+    its rounding.
     """
 
-    def __init__(self, model, prompt, attention_mask, suffix, config: SamplerConfig):
-        """As `Reader`."""
+    def __init__(self, model, prompt, attention_mask, suffix, config: SamplerConfig, is_picture):
+        """is_picture: (B, P) bool, where features stand. The others: see `Reader`."""
         kept = torch.ones(prompt.shape[:2], dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        rows = range(len(prompt))
-        self.readers = [Reader(model, prompt[row, kept[row]][None], None, suffix, config) for row in rows]
+        self.readers: list[Reader] = []
+        for row in range(len(prompt)):
+            own, pictures = prompt[row, kept[row]][None], is_picture[row, kept[row]]
+            if (config.keep_features or 1) < 1 and pictures.any():
+                self.readers.append(PruningReader(model, own, pictures, suffix, config))
+            else:
+                self.readers.append(Reader(model, own, None, suffix, config))
 
     def __call__(self, call: Call) -> torch.Tensor:
         """See `Reader`."""
@@ -358,7 +421,12 @@ class SamplerMixin:
                 f"the schema asks for {len(plan.constraint.shapes)} fields apart, and there are {num_rows} prompts; "
                 "`llada_v.answer` writes a prompt for each"
             )
-        reader = (EachAlone if sampler.cache == "dllm" else Reader)(self, prompt, attention_mask, suffix, sampler)
+        reader: Reader | EachAlone
+        if sampler.cache == "dllm" or sampler.keep_features is not None:
+            is_picture = input_ids == config.image_token_id
+            reader = EachAlone(self, prompt, attention_mask, suffix, sampler, is_picture)
+        else:
+            reader = Reader(self, prompt, attention_mask, suffix, sampler)
         try:
             found = sample(
                 reader,

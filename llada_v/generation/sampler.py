@@ -68,7 +68,7 @@ class SamplerOutput(ModelOutput):
         token; None where `generate` got no tokenizer.
     order: `order[step][row]` is the sorted list of answer positions that the row revealed in its step of that number.
     num_forwards: model calls of the batch. A call that verifies several drafted steps is one, and so are the guided and
-        unguided copies of guidance, and the rows that "dllm" runs one by one.
+        unguided copies of guidance, and the rows that "dllm" and keep_features run one by one.
     """
 
     sequences: torch.Tensor | None = None

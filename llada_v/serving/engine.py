@@ -520,6 +520,8 @@ def refusal(sampler: SamplerConfig) -> str | None:
         return "compile builds kernels for one shape, and here calls of many are run; leave it out"
     if sampler.rule == "klass":
         return "rule 'klass' holds the logits of a step for the next, and the engine has no place for them"
+    if sampler.keep_features is not None:
+        return "keep_features makes a prompt shorter on the way, and the engine holds a request's place as it began"
     return None
 
 

@@ -15,7 +15,7 @@ from ..generation.presets import PRESETS
 MOST_MESSAGES = 1000
 MOST_RUNNERS_UP = 20
 MOST_CANVAS = 100_000
-APART = ("constraint", "compile", "stop_strings")  # asked for in OpenAI's words, or not at all
+APART = ("constraint", "compile", "keep_features", "stop_strings")  # asked for in OpenAI's words, or not at all
 
 
 class Form(BaseModel):
