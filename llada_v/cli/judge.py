@@ -5,7 +5,7 @@ import json
 
 from ..toyworld.questions import FAMILIES
 from ..toyworld.stories import ALL_FAMILIES
-from .options import check_numbers
+from .options import add_quantize, check_numbers, need_to_quantize
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--gen-length", type=int, help="answer canvas in tokens (default: the tiny model's)")
     add("--steps", type=int, help="forward passes for a whole canvas (default: one token a step)")
     add("--device", help="default: cuda where there is one, else cpu")
+    add_quantize(parser)
     add("--json", action="store_true", help="every question, its answer and the table as JSON")
 
 
@@ -28,14 +29,18 @@ def run(args: argparse.Namespace) -> None:
 
     from ..answering import DEMO_MODEL, load
     from ..generation.config import SamplerConfig
+    from ..quantization import quantize
     from ..toyworld.judge import judge, refused, table
     from ..toyworld.records import heldout_questions
     from ..toyworld.tiny import CANVAS
 
+    need_to_quantize(args)
     check_numbers(args, "count", "batch_size", "gen_length", "steps")
     heldout_questions(len(args.families), args.seed, args.families)  # a package that lacks is said before a model loads
     sampler = SamplerConfig(gen_length=args.gen_length or CANVAS, steps=args.steps)
     model, processor = load(args.model or DEMO_MODEL, args.device, "float32")
+    if args.quantize:
+        quantize(model, args.quantize)
     with tqdm(total=args.count, desc="judging", unit="question", disable=None) as bar:
         verdicts = judge(model, processor, args.count, args.seed, sampler, args.batch_size, bar.update, args.families)
     rows = table(verdicts)
