@@ -18,7 +18,7 @@ from .checkpoint.files import local_folder
 from .confidence import fields_of, has_fields
 from .configuration_llada_v import LladaVConfig
 from .conversation import user_message
-from .decisions import prompts_of
+from .decisions import features_of, prompts_of
 from .errors import MissingFile, WrongValue
 from .generation.apart import fields_apart, put_together
 from .generation.automaton import spelled
@@ -165,10 +165,9 @@ def answer(
         )
         pictures = {name: inputs.pop(name) for name in PICTURE_INPUTS if name in inputs}
     start = time.perf_counter()
-    if pictures:
-        pictures = {name: tensor.to(model.device) for name, tensor in pictures.items()}
-        features = model.encode_pictures(**pictures) if memory is None else memory(**pictures)
-        inputs["image_features"] = features.repeat(max(1, len(asked)), 1)
+    features = features_of(model, pictures, memory)
+    if features is not None:
+        inputs["image_features"] = features.repeat(len(asked), 1) if asked else features
     output = model.generate(
         **inputs.to(model.device),
         sampler=sampler,

@@ -14,11 +14,11 @@ import torch
 
 from .conversation import list_of, read_messages, user_message
 from .errors import WrongValue
-from .generation.choices import Asked, read_apart, read_choices
+from .generation.apart import YES_NO
+from .generation.choices import Asked, read_alone, read_apart
 from .json_text import shown
 from .sequence import pixel_inputs
 
-YES_NO = {True: "yes", False: "no"}
 CLOSE = 0.2  # lead in probability below which the second is close
 TEMPERATURES = (0.05, 20.0)  # between which one is looked for
 
@@ -76,17 +76,9 @@ def decide(
     }
     length = model.generation_config.max_new_tokens if gen_length is None else gen_length
     prompts, pictures = prompts_of(processor, [[user_message(text, images, video)] for text, _ in named.values()])
-    features = None
-    if pictures:
-        pictures = {name: tensor.to(model.device) for name, tensor in pictures.items()}
-        features = model.encode_pictures(**pictures) if memory is None else memory(**pictures)
+    features = features_of(model, pictures, memory)
     if alone:
-        device, found = model.device, []
-        for prompt, given in zip(prompts, labels.values(), strict=True):
-            inputs = {"input_ids": torch.tensor([prompt], device=device)}
-            found += read_choices(
-                model, inputs | ({} if features is None else {"image_features": features}), [given], length
-            )
+        found = read_alone(model, prompts, list(labels.values()), length, features)
     else:
         shared = shared_length(prompts[0], model.config)
         asked = [Asked(prompt[shared:], given) for prompt, given in zip(prompts, labels.values(), strict=True)]
@@ -132,6 +124,17 @@ def prompts_of(
             )
         prompts.append(processor.sequence([*turns, ("assistant", [])], visuals, is_open=True).input_ids)
     return prompts, pixel_inputs(visuals or [])
+
+
+def features_of(model, pictures: Mapping[str, torch.Tensor], memory=None) -> torch.Tensor | None:
+    """The features (F, D) of pictures as the processor makes them; None where there are none.
+
+    memory: as `answer` takes it.
+    """
+    if not pictures:
+        return None
+    pictures = {name: tensor.to(model.device) for name, tensor in pictures.items()}
+    return model.encode_pictures(**pictures) if memory is None else memory(**pictures)
 
 
 def shared_length(prompt: list[int], config) -> int:

@@ -15,11 +15,12 @@ from transformers.decision import DecisionConfig, Question, parse_questions
 from transformers.decision.modeling_utils import DecisionMixin, process_scores
 
 from .conversation import read_messages
-from .decisions import YES_NO, shared_length
+from .decisions import features_of, shared_length
 from .errors import WrongValue
-from .generation.choices import Asked, read_apart, read_choices
+from .generation.apart import YES_NO
+from .generation.choices import Asked, read_alone, read_apart
 from .json_text import shown
-from .sequence import PICTURE_INPUTS, pixel_inputs
+from .sequence import picture_inputs, pixel_inputs
 
 
 class SystemOneConfig(DecisionConfig):
@@ -118,15 +119,11 @@ class DecidesMixin(DecisionMixin):
         asked = [
             Asked(ids[start:end], labels) for start, end, labels in zip([shared, *ends], ends, options, strict=False)
         ]
-        pictures = {name: pictures[name].to(input_ids.device) for name in PICTURE_INPUTS if name in pictures}
-        features = self.encode_pictures(**pictures) if pictures else None  # type: ignore[attr-defined]
+        features = features_of(self, picture_inputs(pictures))
         length = self.generation_config.max_new_tokens
         if "flash" in str(self.config._attn_implementation):  # see `read_apart`
-            found = []
-            for question in asked:
-                inputs = {"input_ids": torch.tensor([ids[:shared] + question.ids], device=input_ids.device)}
-                inputs |= {} if features is None else {"image_features": features}
-                found += read_choices(self, inputs, [question.labels], length)
+            prompts = [ids[:shared] + question.ids for question in asked]
+            found = read_alone(self, prompts, [question.labels for question in asked], length, features)
         else:
             found = read_apart(self, ids[:shared], asked, length, features)
         return process_scores(decision_config or self.decision_config, input_ids, marks, decision_questions, found)

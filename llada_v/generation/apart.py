@@ -17,7 +17,7 @@ from ..json_text import shown
 from .patterns import bounds, followed, listed_values, schema_of, schema_pattern
 
 MOST_FIELDS = 64
-SAID = {True: "yes", False: "no"}
+YES_NO = {True: "yes", False: "no"}
 
 
 @dataclass(frozen=True)
@@ -107,4 +107,4 @@ def field_of(schema: dict, root: dict, path: tuple[str, ...], told) -> str | Fie
 
 def said(value) -> str:
     """A value as an answer says it."""
-    return value if isinstance(value, str) else SAID[value] if isinstance(value, bool) else json.dumps(value)
+    return value if isinstance(value, str) else YES_NO[value] if isinstance(value, bool) else json.dumps(value)

@@ -143,6 +143,25 @@ class Asked:
     labels: list[list[int]]
 
 
+def read_alone(
+    model,
+    prompts: list[list[int]],
+    labels: list[list[list[int]]],
+    gen_length: int,
+    features: torch.Tensor | None = None,
+) -> list[torch.Tensor]:
+    """As `read_choices`, each prompt in a row of its own, all about the same pictures.
+
+    prompts: ids. features: (F, D) of the pictures, or None. labels, gen_length: see `read_choices`.
+    """
+    pictures = {} if features is None else {"image_features": features}
+    found = []
+    for ids, given in zip(prompts, labels, strict=True):
+        inputs = {"input_ids": torch.tensor([ids], device=model.device)} | pictures
+        found += read_choices(model, inputs, [given], gen_length)
+    return found
+
+
 @torch.no_grad()
 def read_apart(
     model, prompt_ids: list[int], questions: list[Asked], gen_length: int, image_features: torch.Tensor | None = None
