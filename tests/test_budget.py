@@ -146,6 +146,22 @@ def test_activations_are_those_that_autograd_keeps(recipe, checkpointing):
     assert sum(storage.nbytes() for storage in found.values()) == pytest.approx(expected, rel=0.15)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_budget_is_told_for_attention_that_is_not_fused(recipe, bf16, optimizer):
+    changed = replace(recipe, bf16=bf16, optimizer=optimizer, attn_implementation="eager", gradient_checkpointing=False)
+    fused = replace(changed, attn_implementation="sdpa")
+    plain, less = (BudgetMaker(each, 200).budget(SHARDINGS[0], 1) for each in (changed, fused))
+    assert plain.activations > less.activations  # scores of all pairs are kept
+
+
+def test_muon_keeps_one_number_a_weight_of_a_block(recipe):
+    both, one = (BudgetMaker(replace(recipe, optimizer=name)) for name in ("adamw", "muon"))
+    others = {"embed_tokens", "lm_head", "newline", "patch_embedding", "position_embedding", "bias", "norm"}
+    blocks = sum(p.numel() for n, p in one.model.named_parameters() if not any(other in n for other in others))
+    assert both.moments - one.moments == blocks > 0.8 * one.total
+
+
 def test_the_adapters_recipe_fits_a_card_of_24_gb():
     maker = BudgetMaker(load_recipe(LORA))
     assert maker.total > 8.4e9 and maker.where.startswith("not here yet")

@@ -15,6 +15,7 @@ from llada_v import LladaVForConditionalGeneration
 from llada_v.configuration_llada_v import IGNORE
 from llada_v.fields import kinds_of, rules_of
 from llada_v.training.build import count_trainable, freeze, parameter_groups
+from llada_v.training.muon import MuonAndAdamW
 from llada_v.training.noise import EPSILON, Draw, add_noise, complement, diffusion_loss, draw_noise
 from llada_v.training.recipe import Recipe, load_recipe
 from llada_v.training.records import Collator, RecordDataset
@@ -344,6 +345,12 @@ def test_what_fsdp_does_not_go_with_is_refused_by_name(recipe, values, told):
         replace(recipe, fsdp=True, **values)
 
 
+@pytest.mark.parametrize("values", [{"fsdp": True}, {"deepspeed": "zero2.json"}])
+def test_muon_is_refused_where_matrices_are_scattered(recipe, values):
+    with pytest.raises(ValueError, match="optimizer is muon, which needs whole matrices; set deepspeed to null and"):
+        replace(recipe, optimizer="muon", **values)
+
+
 def test_a_batch_that_cannot_be_split_is_refused(recipe):
     assert replace(recipe, global_batch_size=32, micro_batch_size=2).accumulation(num_devices=4) == 4
     with pytest.raises(ValueError, match="global_batch_size 6 cannot be split over 4 devices .* a multiple of 8"):
@@ -390,6 +397,46 @@ def test_each_part_has_its_rate_and_norms_and_biases_do_not_decay(tiny_folder, r
         assert group["weight_decay"] == (0.1 if decays else 0.0), name
 
 
+def test_muon_takes_the_matrices_of_blocks_and_projector(tiny_folder, recipe):
+    model = LladaVForConditionalGeneration.from_pretrained(tiny_folder)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    optimizer = MuonAndAdamW(parameter_groups(model, replace(recipe, optimizer="muon")))
+    taken = {names[id(p)] for group in optimizer.param_groups if group["muon"] for p in group["params"]}
+    left = {names[id(p)] for group in optimizer.param_groups if not group["muon"] for p in group["params"]}
+    assert taken | left == set(names.values())
+    for name in taken | left:
+        is_matrix = name.endswith("weight") and not any(
+            other in name for other in ("norm", "embed", "lm_head", "embedding")
+        )
+        assert (name in taken) == is_matrix, name
+
+
+def test_muon_steps_along_all_directions_of_a_matrix_alike_and_in_the_size_of_adamw_s():
+    torch.manual_seed(0)
+    matrix, vector = torch.nn.Parameter(torch.randn(48, 96)), torch.nn.Parameter(torch.randn(7))
+    before, plain = matrix.detach().clone(), torch.nn.Parameter(vector.detach().clone())
+    rates = {"lr": 1e-2, "weight_decay": 0.0}
+    optimizer = MuonAndAdamW([{"params": [vector], "muon": False} | rates, {"params": [matrix], "muon": True} | rates])
+    twin = torch.optim.AdamW([plain], **rates)
+    gradient = torch.randn(48, 4) @ torch.randn(4, 96) + 0.1 * torch.randn(48, 96)  # four directions above all
+    matrix.grad, vector.grad, plain.grad = gradient, torch.ones(7), torch.ones(7)
+    optimizer.step()
+    twin.step()
+    assert torch.equal(vector, plain)
+    sizes = torch.linalg.svdvals(before - matrix.detach())
+    assert sizes[0] < 2 * sizes[-1] < 0.2 * torch.linalg.svdvals(gradient)[0]
+    assert (before - matrix.detach()).square().mean().sqrt().item() == pytest.approx(0.2 * 1e-2, rel=0.2)
+
+
+def test_muon_alone_and_adamw_alone_are_optimizers_too():
+    for is_muon in (True, False):
+        weight = torch.nn.Parameter(torch.ones(4, 4))
+        optimizer = MuonAndAdamW([{"params": [weight], "lr": 0.1, "weight_decay": 0.0, "muon": is_muon}])
+        weight.square().sum().backward()
+        optimizer.step()
+        assert (weight < 1).any()
+
+
 # A run
 
 
@@ -431,9 +478,9 @@ def test_frozen_weights_stay_bit_by_bit(recipe, tiny_folder):
     assert changed == set(parts)
 
 
-@pytest.mark.parametrize("group_by_length", [True, False])
-def test_a_broken_run_goes_on_to_the_same_weights(recipe, tmp_path, monkeypatch, group_by_length):
-    recipe = replace(recipe, group_by_length=group_by_length, epochs=2.0)
+@pytest.mark.parametrize("changes", [{}, {"group_by_length": False}, {"optimizer": "muon"}])
+def test_a_broken_run_goes_on_to_the_same_weights(recipe, tmp_path, monkeypatch, changes):
+    recipe = replace(recipe, epochs=2.0, **changes)
     unbroken = train(replace(recipe, output=str(tmp_path / "unbroken")))
 
     compute_loss, calls = LladaVTrainer.compute_loss, []

@@ -10,6 +10,7 @@ from ..anyres import Layout, num_features, num_tiles
 from ..configuration_llada_v import IGNORE, LladaVConfig
 from ..machine import peak_rate, timed
 from ..training.build import freeze, parameter_groups
+from ..training.muon import MuonAndAdamW
 from ..training.progress import Work, training_flops
 from ..training.recipe import Recipe
 from .memory import PeakMemory
@@ -60,7 +61,7 @@ def picture_batch(
 
 
 def measure_steps(model, recipe: Recipe, batch: dict[str, torch.Tensor]) -> Learned:
-    """Steps of the recipe's kind on one batch: noise, loss, gradients, clipping, AdamW. The model's weights change.
+    """Steps of the recipe's kind on one batch: noise, loss, gradients, clipping, optimizer. The model's weights change.
 
     What learns is float32, the rest what it is, as `training.build.load_model` has them without DeepSpeed.
     """
@@ -72,7 +73,9 @@ def measure_steps(model, recipe: Recipe, batch: dict[str, torch.Tensor]) -> Lear
     model.train()
     if recipe.gradient_checkpointing:
         recompute(model, True)
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe), fused=device.type == "cuda")
+    groups = parameter_groups(model, recipe)
+    is_muon = recipe.optimizer == "muon"
+    optimizer = MuonAndAdamW(groups) if is_muon else torch.optim.AdamW(groups, fused=device.type == "cuda")
     chance, peak = torch.Generator().manual_seed(0), PeakMemory(device)
     losses: list[torch.Tensor] = []
 

@@ -25,6 +25,7 @@ from ..configuration_llada_v import IGNORE
 from ..images import anyres_tiles, normalised
 from ..modeling_llada_v import LladaVForConditionalGeneration
 from ..processing_llada_v import LladaVProcessor
+from ..training.muon import MuonAndAdamW, takes_muon
 from .alphabet import LETTER_HEIGHT, LETTER_WIDTH, word_width
 from .found import ICONS, check_packages, part_at
 from .questions import in_reading_order
@@ -131,7 +132,7 @@ class Tiles(Dataset):
         return tiles[chosen], torch.tensor([patch_labels(scene, views[index], self.config) for index in chosen])
 
 
-def learn_to_see(source, target, steps: int, batch_size: int = 16, learning_rate: float = 1e-3, seed: int = 0) -> None:
+def learn_to_see(source, target, steps: int, batch_size: int = 16, learning_rate: float = 2e-3, seed: int = 0) -> None:
     """Train the tower of the model folder `source` for `steps` batches of pictures and write the folder `target`.
 
     An interrupted run leaves its state beside the target and goes on from there, as if nothing had happened.
@@ -145,7 +146,15 @@ def learn_to_see(source, target, steps: int, batch_size: int = 16, learning_rate
     heads = nn.ModuleList([nn.Linear(width, size) for size in (len(WHAT), len(COLOR), MOST + 1)])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     learned = nn.ModuleList([tower.embeddings, tower.encoder, heads]).to(device)
-    optimizer = torch.optim.AdamW(learned.parameters(), learning_rate, weight_decay=0.0)
+    groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    for name, parameter in learned.named_parameters():
+        groups[takes_muon(name, parameter)].append(parameter)
+    optimizer = MuonAndAdamW(
+        [
+            {"params": members, "lr": learning_rate, "weight_decay": 0.0, "muon": bool(i)}
+            for i, members in enumerate(groups)
+        ]
+    )
 
     def rate(step):
         return min((step + 1) / WARMUP, 1.0, (steps - step) / (FADE * steps))

@@ -39,7 +39,7 @@ class Account:
         self.maker = BudgetMaker(recipe, length)
         self.sharding = sharding_of(recipe, check_settings(recipe, num_devices), num_devices)
         self.budget = self.maker.budget(self.sharding, num_devices)
-        self.checkpoint = checkpoint_bytes(recipe, self.maker.total, self.maker.trained)
+        self.checkpoint = checkpoint_bytes(recipe, self.maker.total, self.maker.trained, self.maker.moments)
 
     @property
     def memory(self) -> float:

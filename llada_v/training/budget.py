@@ -22,13 +22,14 @@ from ..anyres import Layout, num_features
 from ..head import LOGITS_AT_ONCE
 from ..modeling_llada import LladaModel, rotary_tables
 from .build import empty_model, part_of
-from .plan import checkpoint_bytes, config_of
+from .plan import checkpoint_bytes, config_of, num_moments
 from .recipe import Recipe
 from .zero import offloads, read_deepspeed, zero_stage
 
 CAPTION = 256  # tokens taken for the text of a caption
 CONTEXT = 1_000_000_000  # bytes that CUDA and its libraries take on a device before the first tensor, roughly
 PREFETCH = 2  # batches that a loader's worker is ahead, torch's default
+PRODUCTS = (linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 ATTENTION = "budget"  # name of an attention that makes what flash attention keeps
 
 
@@ -106,6 +107,7 @@ class BudgetMaker:
         counts = [(part_of(n), p.numel(), p.requires_grad) for n, p in self.model.named_parameters()]
         self.total = sum(count for _, count, _ in counts)
         self.trained = sum(count for _, count, learns in counts if learns)
+        self.moments = num_moments(recipe, self.model)
         self.head = block_size(self.model.lm_head)
         self.block = max(block_size(self.trunk.layers[0]), self.head)
 
@@ -165,7 +167,7 @@ class BudgetMaker:
                 p.numel() for name, p in self.trunk.named_parameters() if "_proj" in name and "lora" not in name
             )
             frozen_bytes = 2 * (frozen - quantized) + 0.52 * quantized  # 4 bits, and scales that are quantized too
-        return frozen_bytes + 4 * self.trained, 4 * self.trained, 8 * self.trained
+        return frozen_bytes + 4 * self.trained, 4 * self.trained, 4 * self.moments
 
     def activations(self, is_half: bool) -> tuple[float, float]:
         """(kept for the backward pass, held for a moment in it), with all weights in bfloat16 or not."""
@@ -236,16 +238,16 @@ def kept(block: nn.Module, stream: torch.dtype, casts: bool, recipe: Recipe, *in
     with ExitStack() as stack:
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
         if casts:
-            stack.enter_context(CastLinears())
+            stack.enter_context(CastProducts())
         twin(*inputs)
     return float(sum(storage.nbytes() for storage in found.values()))
 
 
-class CastLinears(TorchFunctionMode):
+class CastProducts(TorchFunctionMode):
     """What autocast does to the products of a block; autocast itself knows no meta device."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is linear:
+        if function in PRODUCTS:
             args = [tensor if tensor is None else tensor.bfloat16() for tensor in args]
         return function(*args, **(kwargs or {}))
 
@@ -286,7 +288,7 @@ def print_budget(recipe: Recipe, length: int | None, gpus: Sequence[int]) -> Non
         f"{recipe.model} ({maker.where}): {maker.total:,} parameters, {maker.trained:,} trained; "
         f"{maker.rows} rows of {maker.length:,} tokens with {maker.tiles} tiles a forward pass"
     )
-    one = checkpoint_bytes(recipe, maker.total, maker.trained) / 1e9
+    one = checkpoint_bytes(recipe, maker.total, maker.trained, maker.moments) / 1e9
     kept, shared = recipe.save_total, maker.shared_bytes() / 1e9
     print(f"disk: {one:.1f} GB a checkpoint, {(kept + 1) * one:.1f} GB for {kept} and the one that is being written")
     ahead = f"{recipe.workers} workers that are {PREFETCH} batches ahead"

@@ -14,6 +14,7 @@ from ..configuration_llada_v import LladaVConfig
 from ..errors import MissingFile, WrongValue
 from ..modeling_llada_v import LladaVForConditionalGeneration
 from .adapters import add_adapters, quantization
+from .muon import takes_muon
 from .recipe import PARTS, Recipe
 
 PROJECTOR = "projector.safetensors"
@@ -104,18 +105,20 @@ def parameter_groups(model, recipe: Recipe) -> list[dict]:
         "projector": recipe.projector_learning_rate,
         "language_model": recipe.learning_rate,
     }
-    groups: dict[tuple[str, bool], list] = {}
+    groups: dict[tuple[str, bool, bool], list] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = len(getattr(parameter, "ds_shape", parameter.shape)) > 1
-            groups.setdefault((part_of(name), decays), []).append(parameter)
+            is_muon = recipe.optimizer == "muon" and takes_muon(name, parameter)
+            groups.setdefault((part_of(name), decays, is_muon), []).append(parameter)
     return [
         {
             "params": parameters,
             "lr": recipe.learning_rate if rates[part] is None else rates[part],
             "weight_decay": recipe.weight_decay if decays else 0.0,
         }
-        for (part, decays), parameters in groups.items()
+        | ({"muon": is_muon} if recipe.optimizer == "muon" else {})
+        for (part, decays, is_muon), parameters in groups.items()
     ]
 
 

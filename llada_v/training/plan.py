@@ -3,10 +3,13 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from torch import nn
+
 from ..configuration_llada_v import LladaVConfig
 from ..data.mixture import list_sources
 from ..errors import NoPackage
 from .build import count_trainable, empty_model, parameter_groups, part_of
+from .muon import takes_muon
 from .output import check_output
 from .recipe import Recipe
 from .saving import newest_checkpoint
@@ -53,16 +56,26 @@ def check_settings(recipe: Recipe, num_devices: int) -> dict | None:
     return None if recipe.deepspeed is None else read_deepspeed(recipe.deepspeed)
 
 
-def checkpoint_bytes(recipe: Recipe, total: int, trained: int) -> int:
-    """About what one checkpoint takes on disk. total, trained: numbers of parameters.
+def num_moments(recipe: Recipe, model: nn.Module) -> int:
+    """How many numbers the optimizer keeps: AdamW two a weight that learns, Muon one."""
+    kept = 0
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            has_one = recipe.optimizer == "muon" and takes_muon(name, parameter)
+            kept += getattr(parameter, "ds_numel", parameter.numel()) * (1 if has_one else 2)
+    return kept
 
-    DeepSpeed keeps float32 weights beside Adam's two moments and the model, FSDP no model.
+
+def checkpoint_bytes(recipe: Recipe, total: int, trained: int, moments: int) -> int:
+    """About what one checkpoint takes on disk. total, trained: numbers of parameters; moments: see `num_moments`.
+
+    DeepSpeed keeps float32 weights beside the optimizer's moments and the model, FSDP no model.
     """
     is_sharded = recipe.deepspeed is not None
     if recipe.fsdp:
-        return 12 * trained
+        return 4 * (trained + moments)
     saved = trained if recipe.lora_rank or recipe.trains_projector_only else total
-    return trained * (12 if is_sharded else 8) + saved * (2 if is_sharded and recipe.bf16 else 4)
+    return 4 * moments + (4 * trained if is_sharded else 0) + saved * (2 if is_sharded and recipe.bf16 else 4)
 
 
 def config_of(recipe: Recipe) -> tuple[LladaVConfig, str]:

@@ -89,6 +89,12 @@ class Recipe:
         none="as it is",
         choices=("4bit",),
     )
+    optimizer: str = setting(
+        "adamw",
+        "muon makes the steps of the blocks' and the projector's matrices orthogonal and leaves all else to AdamW "
+        "(arXiv 2502.16982): more is learned from as many records, from random weights above all",
+        choices=("adamw", "muon"),
+    )
     learning_rate: float = setting(1e-5, "peak rate of the language model", above=0, most=1)
     projector_learning_rate: float | None = setting(
         None, "peak rate of the projector", none="learning_rate", above=0, most=1
@@ -100,7 +106,7 @@ class Recipe:
     warmup_ratio: float = setting(
         0.03, "share of the steps that warm up linearly; a cosine to 0 follows", least=0, below=1
     )
-    weight_decay: float = setting(0.0, "AdamW's decay", least=0, most=100)
+    weight_decay: float = setting(0.0, "the optimizer's decay", least=0, most=100)
     max_grad_norm: float = setting(1.0, "the norm that gradients are clipped to", above=0, most=1_000_000)
     global_batch_size: int = setting(64, "records of one optimizer step, over all devices", least=1, most=10_000_000)
     micro_batch_size: int = setting(
@@ -293,6 +299,11 @@ class Recipe:
             raise WrongValue(f"fsdp is true and deepspeed is {self.deepspeed}; set fsdp to false, or deepspeed to null")
         if self.fsdp and self.quantize is not None:
             raise WrongValue(f"quantize is {self.quantize}, which fsdp cannot scatter; set fsdp to false")
+        if self.optimizer == "muon" and (self.fsdp or self.deepspeed is not None):
+            raise WrongValue(
+                "optimizer is muon, which needs whole matrices; set deepspeed to null and fsdp to false, or "
+                "optimizer to adamw"
+            )
         for name in ("dialogue_causal", "turns_apart"):
             if getattr(self, name) and (self.style != "chat" or "flash" in self.attn_implementation):
                 raise WrongValue(f"{name} needs style chat and attn_implementation sdpa or eager")

@@ -33,11 +33,12 @@ from .dialogue import conversation_ids, dialogue_causal_mask, turn_positions, tu
 from .eyes import Eyes
 from .fsdp import StateWriter, fsdp_arguments, load_state, precision
 from .history import best_measurement, without_gain
+from .muon import MuonAndAdamW
 from .noise import HELD_OUT, Draw, Noised, add_noise, complement, draw_noise, token_weights
 from .order import GroupedSampler, ShuffledSampler
 from .output import note_run
 from .packing import PackedRecords, Packer, PackLoader, PackSampler, pack
-from .plan import check_settings, checkpoint_bytes, part_of_group
+from .plan import check_settings, checkpoint_bytes, num_moments, part_of_group
 from .progress import Meter, PartNorms, ProgressLines, Work, memory_gib, training_flops
 from .recipe import Recipe
 from .records import RecordDataset
@@ -309,7 +310,9 @@ class LladaVTrainer(Trainer):
     # Optimizer, order, progress
 
     def create_optimizer(self, model=None):
-        """AdamW over the parts' groups."""
+        """The recipe's optimizer over the parts' groups."""
+        if self.optimizer is None and self.recipe.optimizer == "muon":
+            self.optimizer = MuonAndAdamW(parameter_groups(self.model, self.recipe))
         if self.optimizer is None:
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = optimizer_class(parameter_groups(self.model, self.recipe), **options)
@@ -514,7 +517,7 @@ class LladaVTrainer(Trainer):
         """About what one checkpoint takes on disk."""
         counts = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in self.model.parameters()]
         total, trained = sum(count for count, _ in counts), sum(count for count, learns in counts if learns)
-        return checkpoint_bytes(self.recipe, total, trained)
+        return checkpoint_bytes(self.recipe, total, trained, num_moments(self.recipe, self.model))
 
 
 def mean_of(losses: torch.Tensor, name: str) -> dict[str, float]:
