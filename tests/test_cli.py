@@ -186,6 +186,7 @@ SETTINGS = [
     {"rule": (["--rule", "frechet"], "frechet"), "frechet": (["--frechet", "0.3"], 0.3)},
     {"rule": (["--rule", "entropy_bound"], "entropy_bound"), "entropy_bound": (["--entropy-bound", "0.3"], 0.3)},
     {"keep_features": (["--keep-features", "0.5"], 0.5)},
+    {"merge_features": (["--merge-features", "0.5"], 0.5)},
     {"rule": (["--rule", "margin"], "margin"), "margin": (["--margin", "0.6"], 0.6)},
     {
         "rule": (["--rule", "klass"], "klass"),

@@ -93,6 +93,7 @@ SAMPLERS = (
     SamplerConfig(gen_length=16, cfg_scale=0.7, rule="threshold"),
     SamplerConfig(gen_length=16, cache="dllm", steps=8),
     SamplerConfig(gen_length=16, temperature=0.8, cache="prompt"),
+    SamplerConfig(gen_length=16, merge_features=0.5, cache="prompt"),
     SamplerConfig(gen_length=16, remasking="random", temperature=0.3),
     SamplerConfig(gen_length=16, block_length=2, cache="prompt"),
     SamplerConfig(gen_length=16, stop_strings=["e"], suffix_token_ids=[40, 41], cache="prompt"),

@@ -133,6 +133,7 @@ def test_loops_that_take_turns_reveal_what_each_reveals_alone():
         ({"compile": 1}, "compile is 1; it must be true or false"),
         ({"compile": True, "cache": "dllm"}, "compile rounds differently.*set cache='prompt' or compile=False"),
         ({"keep_features": 0}, "keep_features is 0; it must be a number above 0, at most 1"),
+        ({"merge_features": 1.5}, "merge_features is 1.5; it must be a number above 0, at most 1"),
         ({"keep_features": 0.5, "cache": "dllm"}, "keep_features makes .*, cache 'dllm', .*leave keep_features out"),
         ({"keep_features": 0.5, "cfg_scale": 1.0}, "keep_features makes .*which cfg_scale, .*leave keep_features out"),
         ({"keep_features": 0.5, "lookahead": 2}, "keep_features makes .*, lookahead .*leave keep_features out"),

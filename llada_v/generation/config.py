@@ -201,6 +201,14 @@ class SamplerConfig:
         above=0,
         most=1,
     )
+    merge_features: float | None = setting(
+        None,
+        "share of the pictures' features that are left from the start, when those most alike have become their mean "
+        "(ToMe, arXiv 2210.09461)",
+        none="all",
+        above=0,
+        most=1,
+    )
     max_gen_length: int | None = optional("max_gen_length", "the longest canvas", least=1, most=MOST)
     compile: bool = setting(
         False, "run the trunk through torch.compile, on a GPU with CUDA graphs; the first answers are slow"
