@@ -1,11 +1,11 @@
-"""Teach the tiny tower to see, before any language: what SigLIP2's own training is to the published model.
+"""Teach the tiny tower to see, apart from any language: what SigLIP2's own training is to the published model.
 
 For every patch of a tile the tower says what the patch's centre shows (a shape, a letter, a digit, an icon, a bar of
 some value, a plate, nothing, a picture from outside), in which colour, and as the how-manieth in reading order, so that
 a language model can find the second letter. The three linear heads are thrown away afterwards. An interrupted run goes
 on from its last state.
 
-    python -m llada_v.toyworld sight exp/tiny/random exp/tiny/tower --steps 1400
+    python -m llada_v.toyworld sight exp/tiny/language exp/tiny/tower --steps 10000
 """
 
 import os
