@@ -351,6 +351,11 @@ def test_muon_is_refused_where_matrices_are_scattered(recipe, values):
         replace(recipe, optimizer="muon", **values)
 
 
+def test_adapters_need_a_part_that_takes_them(recipe):
+    with pytest.raises(ValueError, match=r"lora_rank is 4, but train is \[projector\], which learns as a whole; add"):
+        replace(recipe, lora_rank=4, train=["projector"])
+
+
 def test_a_batch_that_cannot_be_split_is_refused(recipe):
     assert replace(recipe, global_batch_size=32, micro_batch_size=2).accumulation(num_devices=4) == 4
     with pytest.raises(ValueError, match="global_batch_size 6 cannot be split over 4 devices .* a multiple of 8"):

@@ -291,6 +291,11 @@ class Recipe:
                 raise WrongValue(f"{name} is {plain(getattr(self, name))}, which needs eval_data; name some records")
         if self.show_questions and self.style != "chat":
             raise WrongValue(f"show_questions is {self.show_questions}, but style {self.style} answers no questions")
+        if self.lora_rank and set(self.train) == {"projector"}:
+            raise WrongValue(
+                f"lora_rank is {self.lora_rank}, but train is [projector], which learns as a whole; "
+                "add language_model or vision_tower, or set lora_rank to 0"
+            )
         if self.quantize is not None and not self.lora_rank:
             raise WrongValue(f"quantize is {self.quantize}, but weights in 4 bits cannot learn; set lora_rank")
         if self.quantize is not None and self.deepspeed is not None:
