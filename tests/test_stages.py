@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from runs import ROOT, changes_for, launch, words
+from runs import ROOT, changes_for, launch, texts, words
 
 from llada_v import LladaVProcessor
 from llada_v.cli import main
 from llada_v.toyworld.courses import course_records
 from llada_v.toyworld.records import write_dataset
 from llada_v.training.recipe import load_recipe
+from llada_v.training.train import train
 
 SCRIPTS = {
     "pretrain": "scripts/llada_v_pretrain.sh",
@@ -246,6 +247,19 @@ def test_every_course_can_be_drawn_and_has_its_recipe(course):
 
 
 # The real thing, small
+
+
+@pytest.mark.parametrize("file", sorted(Path(ROOT, "scripts/recipes/tiny").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_tiny_recipe_as_it_is_written_takes_a_step(file, tiny_folder, toys, tmp_path):
+    """Nothing is changed but places and the number of records: not what computes attention, and in which precision."""
+    if load_recipe(file).style == "caption":
+        toys = write_dataset(tmp_path / "captions", "train", 14, seed=0, style="caption")
+    places = changes_for(tiny_folder, toys, tmp_path / "run")
+    few = {key: places[key] for key in ("model", "output", "data", "image_root", "peak_tflops")}
+    few |= {"global_batch_size": 2, "micro_batch_size": 1, "max_steps": 1}
+    output = train(load_recipe(file, texts(few)))
+    is_adapter = load_recipe(file).lora_rank > 0
+    assert (output / ("adapter_model.safetensors" if is_adapter else "model.safetensors")).is_file()
 
 
 @pytest.mark.slow

@@ -342,7 +342,7 @@ class Recipe:
     @property
     def trains_projector_only(self) -> bool:
         """Whether the stage leaves a projector behind instead of a model."""
-        return self.train == ["projector"] and not self.lora_rank
+        return self.train == ["projector"]
 
     def accumulation(self, num_devices: int) -> int:
         """Forward passes per optimizer step and device. Raises ValueError where the global batch cannot be split."""
