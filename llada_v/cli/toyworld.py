@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.set_defaults(write=write_model)
     model.add_argument("folder")
     model.add_argument("--seed", type=int, default=0)
-    sight = things.add_parser("sight", help="teach the tower of a model folder to see, before any language")
+    sight = things.add_parser("sight", help="teach the tower of a model folder to see, apart from any language")
     sight.set_defaults(write=write_sight)
     sight.add_argument("source")
     sight.add_argument("target")

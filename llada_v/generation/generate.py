@@ -21,7 +21,7 @@ from .sampler import Call, Sampled, SamplerOutput, SamplerState, Shape, sample
 from .shape import shape_of
 from .stops import by_kind
 from .template import EachRow
-from .token_merging import Prompts, with_fewer_features
+from .token_merging import Prompts, shortened
 
 
 @dataclass
@@ -423,9 +423,8 @@ class SamplerMixin:
                 "`llada_v.answer` writes a prompt for each"
             )
         is_picture = input_ids == config.image_token_id
-        if sampler.merge_features is not None:
-            newline, whole = self.model.newline_like(prompt), Prompts(prompt, attention_mask, is_picture)
-            prompt, attention_mask, is_picture = with_fewer_features(whole, newline, sampler.merge_features)
+        whole = Prompts(prompt, attention_mask, is_picture)
+        prompt, attention_mask, is_picture = shortened(self.model, whole, sampler.merge_features)
         reader: Reader | EachAlone
         if sampler.cache == "dllm" or sampler.keep_features is not None:
             reader = EachAlone(self, prompt, attention_mask, suffix, sampler, is_picture)

@@ -21,6 +21,14 @@ class Prompts(NamedTuple):
     is_picture: torch.Tensor
 
 
+def shortened(model, prompts: Prompts, share: float | None) -> Prompts:
+    """The prompts as a sampler's `merge_features` asks for them: None is all of them.
+
+    model: a `LladaVModel`, whose newline stays.
+    """
+    return prompts if share is None else with_fewer_features(prompts, model.newline_like(prompts.embeds), share)
+
+
 def with_fewer_features(prompts: Prompts, newline: torch.Tensor, share: float) -> Prompts:
     """The prompts with that share of their pictures' features, rounded down, one a picture at least.
 

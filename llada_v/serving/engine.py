@@ -26,7 +26,7 @@ from ..generation.cache import Scope
 from ..generation.config import SamplerConfig
 from ..generation.generate import Plan, Reader, plan_of
 from ..generation.sampler import Call, Proposals, Sampled, SamplerState, proposals, steps_of
-from ..generation.token_merging import Prompts, with_fewer_features
+from ..generation.token_merging import Prompts, shortened
 from ..sequence import picture_inputs
 from .limits import EngineConfig
 from .packing import Part, run_packed
@@ -381,11 +381,8 @@ class Engine:
         pictures = picture_inputs(inputs)
         features = self.memory(**pictures) if pictures else None
         ids = inputs["input_ids"].to(self.device)
-        prompt = self.model.model.embed(ids, features)
-        if plan.sampler.merge_features is not None:
-            whole = Prompts(prompt, None, ids == self.model.config.image_token_id)
-            newline = self.model.model.newline_like(prompt)
-            prompt = with_fewer_features(whole, newline, plan.sampler.merge_features).embeds
+        whole = Prompts(self.model.model.embed(ids, features), None, ids == self.model.config.image_token_id)
+        prompt = shortened(self.model.model, whole, plan.sampler.merge_features).embeds
         suffix = torch.tensor(plan.suffix, dtype=torch.long, device=self.device)
         job.reader = Reader(self.model, prompt, None, suffix, plan.sampler, keeps=job.is_alone)
         job.generator = torch.Generator(self.device).manual_seed(request.seed)

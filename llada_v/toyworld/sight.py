@@ -146,15 +146,12 @@ def learn_to_see(source, target, steps: int, batch_size: int = 16, learning_rate
     heads = nn.ModuleList([nn.Linear(width, size) for size in (len(WHAT), len(COLOR), MOST + 1)])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     learned = nn.ModuleList([tower.embeddings, tower.encoder, heads]).to(device)
-    groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    groups: list[dict[str, Any]] = [
+        {"params": [], "lr": learning_rate, "weight_decay": 0.0, "muon": is_muon} for is_muon in (False, True)
+    ]
     for name, parameter in learned.named_parameters():
-        groups[takes_muon(name, parameter)].append(parameter)
-    optimizer = MuonAndAdamW(
-        [
-            {"params": members, "lr": learning_rate, "weight_decay": 0.0, "muon": bool(i)}
-            for i, members in enumerate(groups)
-        ]
-    )
+        groups[takes_muon(name, parameter)]["params"].append(parameter)
+    optimizer = MuonAndAdamW(groups)
 
     def rate(step):
         return min((step + 1) / WARMUP, 1.0, (steps - step) / (FADE * steps))

@@ -9,7 +9,6 @@ from ..configuration_llada_v import LladaVConfig
 from ..data.mixture import list_sources
 from ..errors import NoPackage
 from .build import count_trainable, empty_model, parameter_groups, part_of
-from .muon import takes_muon
 from .output import check_output
 from .recipe import Recipe
 from .saving import newest_checkpoint
@@ -58,12 +57,11 @@ def check_settings(recipe: Recipe, num_devices: int) -> dict | None:
 
 def num_moments(recipe: Recipe, model: nn.Module) -> int:
     """How many numbers the optimizer keeps: AdamW two a weight that learns, Muon one."""
-    kept = 0
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            has_one = recipe.optimizer == "muon" and takes_muon(name, parameter)
-            kept += getattr(parameter, "ds_numel", parameter.numel()) * (1 if has_one else 2)
-    return kept
+    return sum(
+        getattr(parameter, "ds_numel", parameter.numel()) * (1 if group.get("muon") else 2)
+        for group in parameter_groups(model, recipe)
+        for parameter in group["params"]
+    )
 
 
 def checkpoint_bytes(recipe: Recipe, total: int, trained: int, moments: int) -> int:
