@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llada_v import LladaVConfig, LladaVForConditionalGeneration, SamplerConfig, modeling_llada
 from llada_v.benchmark.shapes import build
-from llada_v.generation import generate
+from llada_v.generation import readers
 from llada_v.generation.cache import Cache, Scope, bucket_of, scope_of
 
 PROMPT_CACHES = [{"cache": "prompt", "refresh_interval": interval} for interval in (0, 3)]
@@ -504,14 +504,14 @@ def graphs(monkeypatch):
 @pytest.fixture
 def filled(monkeypatch):
     """Compiled answers are filled up to buckets, and run as they are: building takes long."""
-    monkeypatch.setattr(generate, "captures", lambda device: True)
+    monkeypatch.setattr(readers, "captures", lambda device: True)
     monkeypatch.setattr(modeling_llada, "compiled_run", lambda kind: modeling_llada.LladaModel.run)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fills", [False, True], ids=["as they are", "filled"])
 def test_another_prompt_length_builds_nothing_and_finds_the_plain_tokens(graphs, monkeypatch, fills):
-    monkeypatch.setattr(generate, "captures", lambda device: fills)
+    monkeypatch.setattr(readers, "captures", lambda device: fills)
     model = sharpened(build("small", torch.device("cpu"), torch.float32))
     settings, built = {"gen_length": 8, "cache": "prompt", "refresh_interval": 0}, []
     for length in (70, 71, 90, 120):  # with the canvas none is a width of the model: those are known numbers

@@ -11,9 +11,9 @@ from llada_v import SamplerConfig
 from llada_v.answering import load
 from llada_v.conversation import user_message
 from llada_v.errors import WrongValue
-from llada_v.serving import packing
+from llada_v.generation import packing
+from llada_v.generation.pool import Pool
 from llada_v.serving.engine import Engine, EngineConfig, Failed, Finished, Full, Request, Step, Stopping, TooLarge
-from llada_v.serving.pool import Pool
 from llada_v.toyworld import make_scene
 from llada_v.toyworld.scenes import draw
 

@@ -5,8 +5,8 @@ import torch
 from test_cache import alone, answer, batch_of, model, name_of, prompts, steps_of  # noqa: F401  # the fixture
 
 from llada_v import SamplerConfig
-from llada_v.generation.generate import PruningReader
 from llada_v.generation.pruning import Gaze, most_important
+from llada_v.generation.readers import PruningReader
 from llada_v.generation.sampler import sample
 
 CACHES = [{}, {"cache": "prompt", "refresh_interval": 2}]

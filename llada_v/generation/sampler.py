@@ -102,11 +102,20 @@ class Call:
     columns: torch.Tensor
     is_filler: torch.Tensor
 
-    def only(self, place: int) -> "Call":
-        """The call for the canvas at that place alone, whose prompt is then number 0."""
-        at = slice(place, place + 1)
-        parts = (self.canvas, self.is_open, self.lengths, self.columns, self.is_filler)
-        return Call(self.scope, torch.zeros(1, dtype=torch.long), self.copies, *(part[at] for part in parts))
+    def only(self, places: slice) -> "Call":
+        """The call for the canvases at those places alone, which are of one prompt: then number 0, and no filler."""
+        first = places.start
+        width, is_own = int(self.lengths[first]), ~self.is_filler[first]
+        return Call(
+            self.scope,
+            torch.zeros_like(self.rows[places]),
+            self.copies,
+            self.canvas[places, :width],
+            self.is_open[places, :width],
+            self.lengths[places],
+            self.columns[places][:, is_own],
+            self.is_filler[places][:, is_own],
+        )
 
 
 @dataclass

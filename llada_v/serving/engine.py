@@ -24,13 +24,14 @@ from ..answering import PictureMemory
 from ..errors import UserError, WrongValue
 from ..generation.cache import Scope
 from ..generation.config import SamplerConfig
-from ..generation.generate import Plan, Reader, plan_of
+from ..generation.generate import Plan, plan_of
+from ..generation.packing import Part, run_packed
+from ..generation.pool import Pool
+from ..generation.readers import Reader
 from ..generation.sampler import Call, Proposals, Sampled, SamplerState, proposals, steps_of
 from ..generation.token_merging import Prompts, shortened
 from ..sequence import picture_inputs
 from .limits import EngineConfig
-from .packing import Part, run_packed
-from .pool import Pool
 
 log = logging.getLogger(__name__)
 
@@ -421,7 +422,8 @@ class Engine:
         found = {job: job.reader(job.call) for job in jobs if job.is_alone}
         self.counts["forwards"] += len(found) + bool(parts)
         if parts:
-            made = run_packed(self.model.model.language_model, self.model.lm_head, list(parts.values()), self.pool)
+            trunk, is_exact = self.model.model.language_model, self.device.type == "cpu"
+            made = run_packed(trunk, self.model.lm_head, list(parts.values()), self.pool, is_exact)
             found |= {job: job.reader.finish(logits) for job, logits in zip(parts, made, strict=True)}
         return found
 

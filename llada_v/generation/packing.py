@@ -4,9 +4,10 @@ Everything but attention looks at one position at a time, so a row of T position
 is. Attention alone must know which queries belong to which keys: a `Span` says so for one sequence, and the layers here
 stand where the trunk's blocks expect those of a cache (see `generation.cache`).
 
-A sequence's numbers do not depend on what it is packed with. On a CPU attention runs sequence by sequence, and a matrix
-product gives each row the same bits however many rows there are, as long as there are a few (`FEW`): what has fewer
-runs apart. On a GPU with 16-bit weights one fused call serves all sequences.
+What a sequence is packed with changes its numbers by rounding alone, and where a run is asked to be exact not even so:
+on a CPU, where attention runs sequence by sequence, a matrix product gives each row the same bits however many rows
+there are, as long as there are a few (`FEW`), and what has fewer runs apart. On a GPU with 16-bit weights one fused
+call serves all sequences.
 
 Letters: T positions of the pack, Q of them that the last layer computes, H heads, K width of one head, C columns.
 """
@@ -17,11 +18,26 @@ from itertools import accumulate
 import torch
 from torch.nn.attention.varlen import varlen_attn
 
-from ..generation.generate import Run
 from ..modeling_llada import gather_positions, rotary_tables
 from .pool import Pool
 
 FEW = 4  # rows below which a CPU's matrix product takes another way, with other roundings
+
+
+@dataclass
+class Run:
+    """What the trunk runs for a call of R rows.
+
+    embeds: (R, C, D). wanted: (R, C) bool, where logits are asked for. position_ids: (R, C).
+    columns: (R, C) where in the sequence they stand; None: everywhere. mask: (R, L) what may be attended to; None: all.
+    With guidance the rows are there twice, the unguided ones behind.
+    """
+
+    embeds: torch.Tensor
+    wanted: torch.Tensor
+    position_ids: torch.Tensor
+    columns: torch.Tensor | None
+    mask: torch.Tensor | None
 
 
 @dataclass
@@ -83,7 +99,8 @@ class Pack:
         `kept` are written; None: nowhere.
     """
 
-    def __init__(self, parts: list[Part], device: torch.device):
+    def __init__(self, parts: list[Part], device: torch.device, is_exact: bool):
+        """is_exact: fill up what the last layer computes, as it is for the part alone."""
         self.spans: list[Span] = []
         self.made: dict[bool, list[Bundle]] = {}
         positions, self.places, slots, kept = [], [], [], []
@@ -91,7 +108,7 @@ class Pack:
         for part in parts:
             run, (num_rows, width) = part.run, part.run.wanted.shape
             at, places = gather_positions(run.wanted)
-            if device.type != "cpu":  # filler is for bits that do not depend on the neighbours
+            if not is_exact:
                 at, places = run.wanted.nonzero()[None, :, 1], torch.arange(int(run.wanted.sum()))
                 counts = run.wanted.sum(1).tolist()
                 at = at + torch.repeat_interleave(torch.arange(num_rows) * width, run.wanted.sum(1))
@@ -181,6 +198,8 @@ def one_by_one(layer: PackedLayer, attention, query, key, value):
     mixed = query.new_zeros(1, query.shape[2], query.shape[1], query.shape[3])
     for span in layer.pack.spans:
         asked = span.asked if layer.is_last else span.at
+        if asked.start == asked.stop:  # a draft that does not count; back ends refuse that
+            continue
         if span.start is None:
             own = key[:, :, span.at], value[:, :, span.at]
         else:
@@ -217,17 +236,19 @@ def mixer_of(device: torch.device, dtype: torch.dtype):
 
 
 @torch.no_grad()
-def run_packed(trunk, head, parts: list[Part], pool: Pool) -> list[torch.Tensor]:
-    """Logits (M, V) of each part at what it wants, rows one after the other."""
+def run_packed(trunk, head, parts: list[Part], pool: Pool, is_exact: bool) -> list[torch.Tensor]:
+    """Logits (M, V) of each part at what it wants, rows one after the other.
+
+    is_exact: to the bit those of the part alone, which takes a CPU; else they may be rounded otherwise.
+    """
     device = parts[0].run.embeds.device
-    is_exact = device.type == "cpu"
     groups = [parts]
     if is_exact:
         few = [part for part in parts if part.num_positions < FEW]
         groups = [[part for part in parts if part.num_positions >= FEW], *([part] for part in few)]
     states: dict[int, torch.Tensor] = {}
     for group in filter(None, groups):
-        pack = Pack(group, device)
+        pack = Pack(group, device, is_exact)
         mixer = mixer_of(device, pack.embeds.dtype)
         last = len(pool.layers) - 1
         layers = [PackedLayer(pack, pair, index == last, mixer) for index, pair in enumerate(pool.layers)]
