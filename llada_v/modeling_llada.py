@@ -292,10 +292,10 @@ class LladaModel(LladaPreTrainedModel):
             position_ids = packed.positions()
         if position_ids is None:
             position_ids = default_positions(attention_mask, hidden)
-        rotary = rotary_tables(self.config, position_ids.to(device, non_blocking=True), hidden.dtype)
+        rotary = self.rotary(position_ids.to(device, non_blocking=True), hidden.dtype)
         mask = packed or self.prepare_mask(attention_mask)
         mask = mask.to(device, non_blocking=True) if isinstance(mask, torch.Tensor) else mask
-        positions, places = (None, None) if wanted is None else gather_positions(wanted)
+        positions, places = (None, None) if wanted is None else self.gather_positions(wanted)
         if positions is not None:
             positions, places = (part.to(device, non_blocking=True) for part in (positions, places))
         # Flash attention unpads queries with the keys' mask, so there all positions are computed and picked at the end.
@@ -307,6 +307,12 @@ class LladaModel(LladaPreTrainedModel):
         if positions is not None and not picks_in_block:
             hidden = at_positions(hidden, positions)
         return BaseModelOutput(last_hidden_state=hidden if places is None else hidden.flatten(0, 1)[places])
+
+    gather_positions = staticmethod(gather_positions)
+
+    def rotary(self, position_ids: torch.Tensor, dtype: torch.dtype):
+        """`rotary_tables` of this trunk."""
+        return rotary_tables(self.config, position_ids, dtype)
 
     def run(self, hidden, rotary, attention_mask, positions, caches):
         """Every layer and the final norm; the last layer at `positions` alone. caches: one a layer, or None."""

@@ -18,7 +18,6 @@ from itertools import accumulate
 import torch
 from torch.nn.attention.varlen import varlen_attn
 
-from ..modeling_llada import gather_positions, rotary_tables
 from .pool import Pool
 
 FEW = 4  # rows below which a CPU's matrix product takes another way, with other roundings
@@ -99,22 +98,21 @@ class Pack:
         `kept` are written; None: nowhere.
     """
 
-    def __init__(self, parts: list[Part], device: torch.device, is_exact: bool):
-        """is_exact: fill up what the last layer computes, as it is for the part alone."""
+    def __init__(self, trunk, parts: list[Part], device: torch.device, is_exact: bool):
+        """is_exact: fill up what the last layer computes, as the trunk does for the part alone."""
         self.spans: list[Span] = []
         self.made: dict[bool, list[Bundle]] = {}
         positions, self.places, slots, kept = [], [], [], []
         first = asked = 0
         for part in parts:
             run, (num_rows, width) = part.run, part.run.wanted.shape
-            at, places = gather_positions(run.wanted)
-            if not is_exact:
-                at, places = run.wanted.nonzero()[None, :, 1], torch.arange(int(run.wanted.sum()))
-                counts = run.wanted.sum(1).tolist()
-                at = at + torch.repeat_interleave(torch.arange(num_rows) * width, run.wanted.sum(1))
-            else:
+            if is_exact:
+                at, places = trunk.gather_positions(run.wanted)
                 counts = [at.shape[1]] * num_rows
                 at = at + torch.arange(num_rows)[:, None] * width
+            else:
+                at = run.wanted.flatten().nonzero()[:, 0]
+                counts, places = run.wanted.sum(1).tolist(), torch.arange(len(at))
             positions.append(at.flatten() + first)
             self.places.append(places + asked)
             for row in range(num_rows):
@@ -248,11 +246,11 @@ def run_packed(trunk, head, parts: list[Part], pool: Pool, is_exact: bool) -> li
         groups = [[part for part in parts if part.num_positions >= FEW], *([part] for part in few)]
     states: dict[int, torch.Tensor] = {}
     for group in filter(None, groups):
-        pack = Pack(group, device, is_exact)
+        pack = Pack(trunk, group, device, is_exact)
         mixer = mixer_of(device, pack.embeds.dtype)
         last = len(pool.layers) - 1
         layers = [PackedLayer(pack, pair, index == last, mixer) for index, pair in enumerate(pool.layers)]
-        rotary = rotary_tables(trunk.config, pack.put(pack.position_ids), pack.embeds.dtype)
+        rotary = trunk.rotary(pack.put(pack.position_ids), pack.embeds.dtype)
         hidden = trunk.run(pack.embeds, rotary, None, pack.positions, layers)[0]
         for part, places in zip(group, pack.places, strict=True):
             states[id(part)] = hidden[pack.put(places)]
