@@ -1,6 +1,4 @@
 """Many requests at once: the engine that steps them together, and the server that speaks for it.
 
 engine    one thread owns the model: who is let in, what a tick runs, what comes out
-pool      keys and values of all requests, of a stated size
-packing   calls of different requests as one run of the trunk
 """
