@@ -7,7 +7,8 @@
       - {style: caption, share: [2, 0]}
 
 `share` is how often a part is drawn, the rest what is wanted of it (`Wanted`). A pair of numbers goes evenly from the
-first to the second over the records, so that pictures fill up, or one part gives way to another.
+first to the second over the records, so that pictures fill up, or one part gives way to another; a share may have more
+numbers, at even distances, where a part has its time and passes.
 """
 
 import random
@@ -35,11 +36,11 @@ class Course:
         for part in self.parts:
             is_part = isinstance(part, Mapping) and {"style", "share"} <= set(part)
             check(is_part, "part", part, "style, share and what is wanted")
+            good = all(type(share) in (int, float) and share >= 0 for share in _points(part["share"]))
+            check(good, "share", part["share"], "0 or more, or a list of two or more such numbers")
             for progress in (0, 1):
-                share = at(part["share"], progress)
-                check(type(share) in (int, float) and share >= 0, "share", part["share"], "0 or more, or a pair")
                 wanted_at(part, progress).check(part["style"])
-        for progress in (0, 1):
+        for progress in {place for part in self.parts for place in _places(part["share"])}:
             shares = [at(part["share"], progress) for part in self.parts]
             check(sum(shares) > 0, f"shares at {progress}", shares, "at least one above 0")
 
@@ -76,8 +77,24 @@ def wanted_at(part, progress):
 
 
 def at(value, progress):
-    """A number, or the point that a pair of numbers has come to."""
-    return value[0] + (value[1] - value[0]) * progress if _is_pair(value) else value
+    """A number, or the point that a list of two or more has come to."""
+    points = _points(value)
+    if len(points) == 1:
+        return value
+    place = progress * (len(points) - 1)
+    before = min(int(place), len(points) - 2)
+    return points[before] + (points[before + 1] - points[before]) * (place - before)
+
+
+def _points(value):
+    """The numbers of a list of two or more, or the one value."""
+    return value if isinstance(value, list) and len(value) > 1 else [value]
+
+
+def _places(value):
+    """Where in the course, from 0 to 1, the points of a value are."""
+    last = max(1, len(_points(value)) - 1)
+    return [number / last for number in range(last + 1)]
 
 
 def _is_pair(value):
