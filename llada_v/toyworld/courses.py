@@ -40,7 +40,7 @@ class Course:
             check(good, "share", part["share"], "0 or more, or a list of two or more such numbers")
             for progress in (0, 1):
                 wanted_at(part, progress).check(part["style"])
-        for progress in {place for part in self.parts for place in _places(part["share"])}:
+        for progress in sorted({0, *(place for part in self.parts for place in _places(part["share"]))}):
             shares = [at(part["share"], progress) for part in self.parts]
             check(sum(shares) > 0, f"shares at {progress}", shares, "at least one above 0")
 
