@@ -212,6 +212,16 @@ def test_pairs_and_thoughts_are_about_pictures_as_simple_as_wanted():
     assert all(any(" bar" in turn["value"] for turn in r["conversations"]) for r in charts)
 
 
+def test_only_questions_are_asked_that_say_what_is_wanted():
+    records = list(generate_records("train", 20, 5, "instruct", kinds=["shapes"], says="Is the .* (left|right) of"))
+    asked = [turn["value"] for record in records for turn in record["conversations"][::2]]
+    assert len(asked) >= 20 and all("Is the " in text and (" left of " in text or " right of " in text) for text in asked)
+    with pytest.raises(ValueError, match="says is '\\(', no regular expression"):
+        list(generate_records("train", 1, 0, "instruct", says="("))
+    with pytest.raises(ValueError, match="no such question"):
+        list(generate_records("train", 1, 0, "instruct", says="What for"))
+
+
 @pytest.mark.parametrize(
     ("style", "places"),
     [("pairs", ("in the first picture", "in the second picture")), ("clips", ("at the start", "at the end"))],
@@ -248,6 +258,7 @@ def test_a_clip_s_lists_say_where_it_moves():
         ("pairs", {"kinds": ("shapes",)}),
         ("clips", {"max_things": 1}),
         ("reasoning", {"families": ("count",)}),
+        ("pairs", {"says": "first"}),
     ],
 )
 def test_a_wish_the_style_does_not_know_is_refused(style, wish):

@@ -3,6 +3,7 @@
 This file chooses; scenes, questions, pairs, clips and reasons make up what there is to choose from.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -25,7 +26,7 @@ ASKED = (*FAMILIES, *FOUND)
 
 WISHES = {
     "caption": ("max_things", "kinds"),
-    "instruct": ("max_things", "kinds", "families", "told", "rounds"),
+    "instruct": ("max_things", "kinds", "families", "says", "told", "rounds"),
     "pairs": ("max_things", "told", "rounds"),
     "clips": ("told", "rounds"),
     "reasoning": ("max_things", "kinds", "told", "rounds"),
@@ -55,6 +56,9 @@ class Wanted:
     families: list[str] | None = setting(
         None, "only questions of these families", none="all, and those for everything", least=1, choices=ASKED
     )
+    says: str | None = setting(
+        None, "only questions in which this regular expression is found", none="whatever they say"
+    )
     rounds: int = setting(
         1, "how often questions are drawn about one picture, so that more are asked, some twice", least=1, most=100
     )
@@ -62,6 +66,10 @@ class Wanted:
 
     def __post_init__(self):
         check_fields(self)
+        try:
+            re.compile(self.says or "")
+        except re.error as error:
+            raise WrongValue(f"says is {self.says!r}, no regular expression: {error}; mend it") from None
 
     def check(self, style: str) -> None:
         """Raise ValueError for a style that is none, or a wish that it does not know (WISHES)."""
@@ -89,7 +97,7 @@ def story_of(style: str, split: str, rng, wanted: Wanted) -> tuple[dict, list[Qu
     Raises ValueError where what is wanted can never be asked.
     """
     story, questions = askable(style, split, rng, wanted)
-    if wanted.families is None:
+    if wanted.families is None and wanted.says is None:
         questions += story.lists
     for _ in range(1, wanted.rounds):
         questions += story.ask()
@@ -134,9 +142,15 @@ def _instruct(split, rng, wanted):
     scene = scene_of(split, rng, wanted.max_things, wanted.kinds and rng.choice(wanted.kinds))
 
     def ask():
-        return [q for q in questions_about(scene, rng) if wanted.families is None or q.family in wanted.families]
+        return [question for question in questions_about(scene, rng) if is_wanted(question, wanted)]
 
     return Story(partial(_shown, scene), ask, _list(scene))
+
+
+def is_wanted(question, wanted):
+    """Whether a question is of a family, and says something, that is wanted."""
+    is_said = wanted.says is None or re.search(wanted.says, question.text) is not None
+    return is_said and (wanted.families is None or question.family in wanted.families)
 
 
 def _pairs(split, rng, wanted):
