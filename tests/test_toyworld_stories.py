@@ -215,7 +215,8 @@ def test_pairs_and_thoughts_are_about_pictures_as_simple_as_wanted():
 def test_only_questions_are_asked_that_say_what_is_wanted():
     records = list(generate_records("train", 20, 5, "instruct", kinds=["shapes"], says="Is the .* (left|right) of"))
     asked = [turn["value"] for record in records for turn in record["conversations"][::2]]
-    assert len(asked) >= 20 and all("Is the " in text and (" left of " in text or " right of " in text) for text in asked)
+    assert len(asked) >= 20
+    assert all("Is the " in text and (" left of " in text or " right of " in text) for text in asked)
     with pytest.raises(ValueError, match="says is '\\(', no regular expression"):
         list(generate_records("train", 1, 0, "instruct", says="("))
     with pytest.raises(ValueError, match="no such question"):
