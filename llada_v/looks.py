@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from .anyres import Layout, grid_map, num_features, pooled_side, unpadded
-from .modeling_llada import LladaModel, at_positions, rotary_tables, rotate, turned_at
+from .modeling_llada import LladaModel, at_positions, rotate, turned_at
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def attention_row(trunk: LladaModel, embeds: torch.Tensor, position: int) -> tor
     """
     length = embeds.shape[1]
     positions = torch.arange(length, device=embeds.device)[None]
-    rotary = rotary_tables(trunk.config, positions, embeds.dtype)
+    rotary = trunk.rotary(positions, embeds.dtype)
     at = positions[:, position : position + 1]
     total, hidden = torch.zeros(length, device=embeds.device), embeds
     for number, layer in enumerate(trunk.layers):

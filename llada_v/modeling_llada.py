@@ -108,13 +108,13 @@ class LladaAttention(nn.Module):
         """
         if mix is not None:
             return self.o_proj(mix(self, query, key, value).flatten(2)), None
-        if query.shape[2] == 0:  # a cache had nothing computed; fused back ends refuse that
-            return self.o_proj(query.transpose(1, 2).flatten(2)), None
         mixed, weights = self.attend(query, key, value, attention_mask)
         return self.o_proj(mixed.flatten(2)), weights
 
     def attend(self, query, key, value, attention_mask=None):
         """The back end's (B, Q, H, K), and its weights."""
+        if query.shape[2] == 0:  # a cache or a draft asks for nothing; fused back ends refuse that
+            return query.transpose(1, 2), None
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         if isinstance(attention_mask, PackedRows):
             return attention_mask.attend(attend, self, query, key, value, self.scaling), None

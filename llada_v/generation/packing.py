@@ -196,8 +196,6 @@ def one_by_one(layer: PackedLayer, attention, query, key, value):
     mixed = query.new_zeros(1, query.shape[2], query.shape[1], query.shape[3])
     for span in layer.pack.spans:
         asked = span.asked if layer.is_last else span.at
-        if asked.start == asked.stop:  # a draft that does not count; back ends refuse that
-            continue
         if span.start is None:
             own = key[:, :, span.at], value[:, :, span.at]
         else:
