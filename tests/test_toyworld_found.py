@@ -120,7 +120,7 @@ def test_the_judge_asks_about_what_was_found():
 
 def test_a_missing_package_is_named_with_what_to_install(monkeypatch, tmp_path):
     course = tmp_path / "course.yaml"
-    course.write_text("{records: 1, seed: 0, parts: [{style: caption, share: 1}]}")
+    course.write_text("{seed: 0, lessons: [{records: 1, parts: [{style: caption, share: 1}]}]}")
     monkeypatch.setitem(FONTS, "font_of_nobody", ("files", "Nothing"))
     with pytest.raises(ModuleNotFoundError, match="no package font_of_nobody.*init_env.sh world"):
         course_records(course)

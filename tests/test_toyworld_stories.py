@@ -259,7 +259,7 @@ def test_a_clip_s_lists_say_where_it_moves():
         ("pairs", {"kinds": ("shapes",)}),
         ("clips", {"max_things": 1}),
         ("reasoning", {"families": ("count",)}),
-        ("pairs", {"says": "first"}),
+        ("caption", {"says": "first"}),
     ],
 )
 def test_a_wish_the_style_does_not_know_is_refused(style, wish):
@@ -269,7 +269,7 @@ def test_a_wish_the_style_does_not_know_is_refused(style, wish):
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
     course = tmp_path / "course.yaml"
-    course.write_text("{records: 1, seed: 0, parts: [{style: pairs, share: 1, kinds: [chart]}]}")
+    course.write_text("{seed: 0, lessons: [{records: 1, parts: [{style: pairs, share: 1, kinds: [chart]}]}]}")
     command = [sys.executable, "-m", "llada_v.toyworld", "data", tmp_path / "toy", course]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and not (tmp_path / "toy").exists()

@@ -259,6 +259,17 @@ def test_the_rate_of_every_part_is_logged(recipe):
     assert max(entry["learning_rate/projector"] for entry in entries) == pytest.approx(1e-4)
 
 
+def test_rates_start_anew_where_the_recipe_says_so(recipe):
+    recipe = replace(recipe, epochs=2.0, warm_restarts=[3], warmup_ratio=0.0, projector_learning_rate=1e-4)
+    lines = [json.loads(line) for line in (train(recipe) / "history.jsonl").read_text().splitlines()]
+    steps = lines[-1]["step"]
+    found = [line["learning_rate/projector"] for line in lines if "loss" in line]
+    shares = [0.5 * (1 + math.cos(math.pi * at / length)) for length in (3, steps - 3) for at in range(length)]
+    assert found == pytest.approx([1e-4 * share for share in shares])
+    with pytest.raises(ValueError, match=r"warm_restarts is \[99\], but the run ends after step"):
+        train(replace(recipe, warm_restarts=[99], output=f"{recipe.output}-other"))
+
+
 # DeepSpeed's settings
 
 

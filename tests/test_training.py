@@ -243,6 +243,10 @@ def test_overrides_win_over_the_file():
         ("train", "[projector, head]", "list one or more of vision_tower, projector, language_model"),
         ("style", "poem", "style is 'poem'; choose one of chat, caption"),
         ("model", "[a", "--model is not valid YAML"),
+        ("warm_restarts", "5", "warm_restarts is 5; it must be"),
+        ("warm_restarts", "[9, 9]", r"warm_restarts is \[9, 9\]; list whole numbers that rise"),
+        ("warm_restarts", "[0]", "the first 1 or more"),
+        ("warm_restarts", "[2.5]", "list whole numbers"),
     ],
 )
 def test_a_wrong_override_is_refused_by_name(key, text, told):
@@ -483,7 +487,7 @@ def test_frozen_weights_stay_bit_by_bit(recipe, tiny_folder):
     assert changed == set(parts)
 
 
-@pytest.mark.parametrize("changes", [{}, {"group_by_length": False}, {"optimizer": "muon"}])
+@pytest.mark.parametrize("changes", [{}, {"group_by_length": False}, {"optimizer": "muon"}, {"warm_restarts": [4]}])
 def test_a_broken_run_goes_on_to_the_same_weights(recipe, tmp_path, monkeypatch, changes):
     recipe = replace(recipe, epochs=2.0, **changes)
     unbroken = train(replace(recipe, output=str(tmp_path / "unbroken")))

@@ -27,10 +27,10 @@ ASKED = (*FAMILIES, *FOUND)
 WISHES = {
     "caption": ("max_things", "kinds"),
     "instruct": ("max_things", "kinds", "families", "says", "told", "rounds"),
-    "pairs": ("max_things", "told", "rounds"),
-    "clips": ("told", "rounds"),
-    "reasoning": ("max_things", "kinds", "told", "rounds"),
-    "numbers": ("rounds",),
+    "pairs": ("max_things", "says", "told", "rounds"),
+    "clips": ("says", "told", "rounds"),
+    "reasoning": ("max_things", "kinds", "says", "told", "rounds"),
+    "numbers": ("says", "rounds"),
 }
 """What can be wanted of the records of each style, besides `max_turns`."""
 
@@ -97,10 +97,10 @@ def story_of(style: str, split: str, rng, wanted: Wanted) -> tuple[dict, list[Qu
     Raises ValueError where what is wanted can never be asked.
     """
     story, questions = askable(style, split, rng, wanted)
-    if wanted.families is None and wanted.says is None:
-        questions += story.lists
+    if wanted.families is None:
+        questions += asked(story.lists, wanted)
     for _ in range(1, wanted.rounds):
-        questions += story.ask()
+        questions += asked(story.ask(), wanted)
     rng.shuffle(questions)
     questions = questions[: wanted.max_turns]
     if wanted.told:
@@ -113,13 +113,18 @@ def askable(style: str, split: str, rng, wanted: Wanted) -> tuple[Story, list[Qu
     """The next story with questions that are wanted, and some of these. Raises ValueError where there is none."""
     for _ in range(MOST_SCENES):
         story = MAKERS[style](split, rng, wanted)
-        questions = story.ask()
+        questions = asked(story.ask(), wanted)
         if questions:
             return story, questions
     raise WrongValue(
         f"found {wanted}, and in {MOST_SCENES} records of style={style!r} no such question; "
         "add a kind, a family or more things"
     )
+
+
+def asked(questions: list[Question], wanted: Wanted) -> list[Question]:
+    """Those that say what is wanted."""
+    return [question for question in questions if wanted.says is None or re.search(wanted.says, question.text)]
 
 
 def scene_of(split, rng, max_things=None, kind=None):
@@ -142,15 +147,10 @@ def _instruct(split, rng, wanted):
     scene = scene_of(split, rng, wanted.max_things, wanted.kinds and rng.choice(wanted.kinds))
 
     def ask():
-        return [question for question in questions_about(scene, rng) if is_wanted(question, wanted)]
+        questions = questions_about(scene, rng)
+        return [q for q in questions if wanted.families is None or q.family in wanted.families]
 
     return Story(partial(_shown, scene), ask, _list(scene))
-
-
-def is_wanted(question, wanted):
-    """Whether a question is of a family, and says something, that is wanted."""
-    is_said = wanted.says is None or re.search(wanted.says, question.text) is not None
-    return is_said and (wanted.families is None or question.family in wanted.families)
 
 
 def _pairs(split, rng, wanted):

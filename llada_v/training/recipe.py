@@ -7,6 +7,7 @@ The resolved recipe, which a run keeps beside its weights, has every key, so `di
 """
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -105,6 +106,11 @@ class Recipe:
     # From 1 on transformers takes it for a number of steps.
     warmup_ratio: float = setting(
         0.03, "share of the steps that warm up linearly; a cosine to 0 follows", least=0, below=1
+    )
+    warm_restarts: list[int] = setting(
+        [],
+        "steps after which the rates start anew, each time warmed up and falling to 0 as if that were a run of its own "
+        "(arXiv 1608.03983)",
     )
     weight_decay: float = setting(0.0, "the optimizer's decay", least=0, most=100)
     max_grad_norm: float = setting(1.0, "the norm that gradients are clipped to", above=0, most=1_000_000)
@@ -316,6 +322,9 @@ class Recipe:
             raise WrongValue("in_order needs group_by_length; set both to true, or in_order to false")
         if self.dialogue_causal and self.turns_apart:
             raise WrongValue("dialogue_causal and turns_apart are both true; choose one")
+        steps = self.warm_restarts
+        if any(type(step) is not int for step in steps) or any(b <= a for a, b in pairwise([0, *steps])):
+            raise WrongValue(f"warm_restarts is {plain(steps)}; list whole numbers that rise, the first 1 or more")
         if self.pack_length:
             self.check_packing()
         if self.turn_canvas and not (self.turns_apart and self.train_eos_padding):

@@ -52,6 +52,7 @@ from .saving import (
     publish_model,
     whole_checkpoint,
 )
+from .schedule import rate_share
 from .stop import StopPolitely
 from .zero import forget_gathered, gather, join_deepspeed, offloads, scattered_over
 
@@ -317,6 +318,17 @@ class LladaVTrainer(Trainer):
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = optimizer_class(parameter_groups(self.model, self.recipe), **options)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """transformers' schedule, anew after each of the recipe's `warm_restarts`."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if restarts := self.recipe.warm_restarts:
+            if restarts[-1] >= num_training_steps:
+                raise WrongValue(f"warm_restarts is {restarts}, but the run ends after step {num_training_steps}")
+            ends = [*restarts, num_training_steps]
+            share = partial(rate_share, ends=ends, warmup_ratio=self.recipe.warmup_ratio)
+            scheduler.lr_lambdas = [share for _ in scheduler.lr_lambdas]
+        return scheduler
 
     def _get_train_sampler(self, train_dataset=None):
         recipe = self.recipe
