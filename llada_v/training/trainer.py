@@ -321,7 +321,7 @@ class LladaVTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """transformers' schedule, anew after each of the recipe's `warm_restarts`."""
-        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        scheduler: Any = super().create_scheduler(num_training_steps, optimizer)
         if restarts := self.recipe.warm_restarts:
             if restarts[-1] >= num_training_steps:
                 raise WrongValue(f"warm_restarts is {restarts}, but the run ends after step {num_training_steps}")
