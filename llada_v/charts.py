@@ -236,6 +236,9 @@ def points(found: Sequence[Point], best: Sequence[int], x_label: str, y_label: s
         name = fitted(found[index].name, SMALL, (POINTS_WIDTH - LEFT - RIGHT) / 2)
         label = place_label(name, *places[index], taken)
         taken.append(label)
+        (x, y), (left, top, right, bottom) = places[index], label
+        if not top <= y <= bottom:  # it stands further off
+            sheet.line((x, y), (left - 3 if left > x else right + 3, (top + bottom) / 2), colour=GREY)
         sheet.text(label[0], label[1], name, SMALL, INK if index in best else MUTED, "lt", rim=2)
     return sheet.finished()
 

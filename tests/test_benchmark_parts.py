@@ -64,6 +64,13 @@ def test_a_setting_can_start_from_a_preset():
     assert balanced.sampler() == SamplerConfig.preset("balanced", refresh_interval=2)
 
 
+def test_a_name_that_is_what_varies_is_said_once():
+    assert [each.name for each in parse_setting("rule: rule=[factor,margin] cache=prompt")] == [
+        "rule=factor",
+        "rule=margin",
+    ]
+
+
 def test_stops_are_a_list_themselves():
     (setting,) = expand("s", {"stop_token_ids": [[5], [7]]})
     assert setting.sampler().stop_token_ids == [[5], [7]]
@@ -381,6 +388,19 @@ def test_the_chart_shows_every_setting():
     assert chart.size == (charts.POINTS_WIDTH, charts.POINTS_HEIGHT)
     colours = {colour: count for count, colour in chart.getcolors(1 << 16)}
     assert colours[charts.BLUE] > 2 * 70 and colours[charts.GREY] > 70  # discs; those on the front are joined by a line
+
+
+def test_a_name_that_had_to_move_is_joined_to_its_point(monkeypatch):
+    joined = []
+    line = charts.Sheet.line
+    monkeypatch.setattr(
+        charts.Sheet, "line", lambda sheet, *at, **how: (joined.append(how.get("colour")), line(sheet, *at, **how))
+    )
+    far = [Point("plain", 1.0, 0.5, 0.4, 0.6), Point("fast", 9.0, 0.5, 0.4, 0.6)]
+    charts.points(far, [0], "speed", "share", "title")
+    assert charts.GREY not in joined
+    charts.points([*far, *(Point("another", 9.0, 0.5, 0.4, 0.6),) * 3], [0], "speed", "share", "title")
+    assert joined.count(charts.GREY) == 2  # one more has room on the other side
 
 
 def test_a_chart_of_equal_points_with_long_names_can_be_drawn():

@@ -71,6 +71,8 @@ class Setting:
 def expand(name: str, fields: dict) -> list[Setting]:
     """The settings that `fields` stands for, every combination of the lists in it, named after what varies.
 
+    A name that is that of a field which varies says nothing more, and is left out.
+
     Raises ValueError for a field that `SamplerConfig` does not have, and for an unknown preset.
     """
     unknown = sorted(set(fields) - {"preset", *FIELDS})
@@ -83,7 +85,8 @@ def expand(name: str, fields: dict) -> list[Setting]:
         changes = fields | chosen
         preset = changes.pop("preset", None)
         changes = changes if preset is None else settings_of(preset, changes)
-        settings.append(Setting(" ".join([name, *(f"{k}={v}" for k, v in chosen.items())]), changes))
+        words = [f"{field}={value}" for field, value in chosen.items()]
+        settings.append(Setting(" ".join(words if name in chosen else [name, *words]), changes))
     return settings
 
 
