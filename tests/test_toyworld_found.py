@@ -9,6 +9,7 @@ import pytest
 from llada_v.cli import main
 from llada_v.toyworld import draw, heldout_questions, make_scene, questions_about, split_of
 from llada_v.toyworld import found as finds
+from llada_v.toyworld import judge as judge_module
 from llada_v.toyworld.courses import course_records
 from llada_v.toyworld.found import FONTS, FOUND, ICONS, PHOTOS, half_of_digit
 from llada_v.toyworld.questions import DONT_KNOW, dense_caption
@@ -129,3 +130,14 @@ def test_a_missing_package_is_named_with_what_to_install(monkeypatch, tmp_path):
 def test_the_judge_says_how_many_were_refused(tiny_folder, capsys):
     main(["judge", "--model", str(tiny_folder), "--count", "2", "--families", "icon", "--gen-length", "4"])
     assert "of 2 questions that can be answered were refused" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "rule"), [([], "factor"), (["--preset", "exact"], "top_k"), (["--steps", "4"], "top_k")]
+)
+def test_the_judge_answers_as_users_are_answered(words, rule, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(judge_module, "judge", lambda *asked: seen.append(asked[4]) or [])
+    monkeypatch.setattr(judge_module, "table", lambda verdicts: [])
+    main(["judge", "--count", "1", *words])
+    assert seen[0].rule == rule

@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from ..generation.presets import EXACT, PRESETS, preset_of
 from ..toyworld.questions import FAMILIES
 from ..toyworld.stories import ALL_FAMILIES
 from .options import add_quantize, check_numbers, need_to_quantize
@@ -17,7 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="which held-out questions (%(default)s)")
     add("--batch-size", type=int, default=25, help="questions answered at once (%(default)s)")
     add("--gen-length", type=int, help="answer canvas in tokens (default: the tiny model's)")
-    add("--steps", type=int, help="forward passes for a whole canvas (default: one token a step)")
+    add(
+        "--preset", choices=PRESETS, help="the sampler's settings by name (default: the model's own, as users get them)"
+    )
+    add("--steps", type=int, help="forward passes for a whole canvas, in place of the preset's rule")
     add("--device", help="default: cuda where there is one, else cpu")
     add_quantize(parser)
     add("--json", action="store_true", help="every question, its answer and the table as JSON")
@@ -37,8 +41,10 @@ def run(args: argparse.Namespace) -> None:
     need_to_quantize(args)
     check_numbers(args, "count", "batch_size", "gen_length", "steps")
     heldout_questions(len(args.families), args.seed, args.families)  # a package that lacks is said before a model loads
-    sampler = SamplerConfig(gen_length=args.gen_length or CANVAS, steps=args.steps)
+    settings = {"gen_length": args.gen_length or CANVAS} | ({"steps": args.steps} if args.steps else {})
+    SamplerConfig.preset(args.preset or EXACT, **settings)  # what can be wrong is said before a model loads
     model, processor = load(args.model or DEMO_MODEL, args.device, "float32")
+    sampler = SamplerConfig.preset(args.preset or preset_of(model.generation_config), **settings)
     if args.quantize:
         quantize(model, args.quantize)
     with tqdm(total=args.count, desc="judging", unit="question", disable=None) as bar:
