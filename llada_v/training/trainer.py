@@ -324,8 +324,8 @@ class LladaVTrainer(Trainer):
         scheduler: Any = super().create_scheduler(num_training_steps, optimizer)
         if restarts := self.recipe.warm_restarts:
             if restarts[-1] >= num_training_steps:
-                raise WrongValue(f"warm_restarts is {restarts}, but the run ends after step {num_training_steps}")
-            ends = [*restarts, num_training_steps]
+                log.warning("warm_restarts is %s, but the run ends after step %d", restarts, num_training_steps)
+            ends = [*(step for step in restarts if step < num_training_steps), num_training_steps]
             share = partial(rate_share, ends=ends, warmup_ratio=self.recipe.warmup_ratio)
             scheduler.lr_lambdas = [share for _ in scheduler.lr_lambdas]
         return scheduler
