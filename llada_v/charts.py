@@ -239,7 +239,7 @@ def points(found: Sequence[Point], best: Sequence[int], x_label: str, y_label: s
         (x, y), (left, top, right, bottom) = places[index], label
         if not top <= y <= bottom:  # it stands further off
             sheet.line((x, y), (left - 3 if left > x else right + 3, (top + bottom) / 2), colour=GREY)
-        sheet.text(label[0], label[1], name, SMALL, INK if index in best else MUTED, "lt", rim=2)
+        sheet.text(left, top, name, SMALL, INK if index in best else MUTED, "lt", rim=2)
     return sheet.finished()
 
 

@@ -44,7 +44,9 @@ def run(args: argparse.Namespace) -> None:
     settings = {"gen_length": args.gen_length or CANVAS} | ({"steps": args.steps} if args.steps else {})
     SamplerConfig.preset(args.preset or EXACT, **settings)  # what can be wrong is said before a model loads
     model, processor = load(args.model or DEMO_MODEL, args.device, "float32")
-    sampler = SamplerConfig.preset(args.preset or preset_of(model.generation_config), **settings)
+    sampler = SamplerConfig.preset(
+        args.preset or preset_of(model.generation_config, processor.reproduce_original), **settings
+    )
     if args.quantize:
         quantize(model, args.quantize)
     with tqdm(total=args.count, desc="judging", unit="question", disable=None) as bar:

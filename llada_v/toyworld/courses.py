@@ -40,7 +40,7 @@ class Lesson:
     def beside(self, rest):
         """The lesson with the parts of its course's `rest` among its own."""
         scaled = [part | {"share": _times(self.rest, part["share"])} for part in rest]
-        lesson = replace(self, parts=self.parts + scaled * (self.rest > 0))
+        lesson = replace(self, parts=self.parts + scaled)
         lesson.check_shares()
         return lesson
 
