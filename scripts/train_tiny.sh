@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Train the tiny model from random weights: bash scripts/train_tiny.sh [FOLDER]. Everything is made in FOLDER (exp/tiny).
 #
-# What stands for LLaDA's and SigLIP2's own training comes first, `language` and `tower`; then the published stages, each
-# from its recipe in scripts/recipes/tiny and the records that its course in scripts/courses draws.
+# What stands for LLaDA's and SigLIP2's own training comes first, `language` and `tower` side by side; then the published
+# stages, each from its recipe in scripts/recipes/tiny and the records that its course in scripts/courses draws.
 # An interrupted run goes on where it was; to start again: rm -r exp/tiny
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,12 +27,16 @@ train() { # stage, and the one it starts from
 }
 
 [ -d "$out/random" ] || "$PYTHON" -m llada_v.toyworld model "$out/random"
-train language random
 if [ ! -d "$out/tower" ]; then
     say tower
-    "$PYTHON" -m llada_v.toyworld sight "$out/language" "$out/tower" --steps 10000
+    "$PYTHON" -m llada_v.toyworld sight "$out/random" "$out/tower" --steps 10000 &
+    tower=$!
+    trap 'kill "$tower" 2>/dev/null || true' EXIT
 fi
-train pretrain tower
+train language random
+[ -z "${tower:-}" ] || wait "$tower"
+[ -d "$out/start" ] || "$PYTHON" -m llada_v.toyworld join "$out/language" "$out/tower" "$out/start"
+train pretrain start
 train si_10M pretrain
 train ov_2M si_10M
 train vw ov_2M

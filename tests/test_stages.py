@@ -207,6 +207,10 @@ elif words[:3] == ["-m", "llada_v.toyworld", "model"]:
 elif words[:3] == ["-m", "llada_v.toyworld", "sight"]:
     need(words[3])
     make(words[4])
+elif words[:3] == ["-m", "llada_v.toyworld", "join"]:
+    need(words[3] + "/model.safetensors")
+    need(words[4])
+    make(words[5])
 elif "train" in words:
     given = words[words.index("train") + 1 :]
     keys = dict(zip(given[1::2], given[2::2], strict=True))

@@ -605,6 +605,11 @@ def test_a_tower_that_was_interrupted_learns_what_an_unbroken_one_learns(tiny_fo
     start = load_file(tiny_folder / "model.safetensors")
     assert any(not torch.equal(resumed[name], weight) for name, weight in start.items())
     assert not (tmp_path / "resumed.state.pt").exists()
+    sight.join(tiny_folder, tmp_path / "resumed", tmp_path / "joined")
+    joined = load_file(tmp_path / "joined/model.safetensors")
+    assert list(joined) == list(start)
+    for name, weight in joined.items():
+        assert torch.equal(weight, (resumed if ".vision_tower." in name else start)[name]), name
 
 
 def test_a_verdict_ignores_white_space_and_case_and_nothing_else():

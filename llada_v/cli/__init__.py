@@ -36,7 +36,7 @@ VERBS = {
     "bench": "measure sampler settings side by side: speed, floor, memory, accuracy",
     "measure": "what a GPU does with the 8B model, in nine minutes; --rehearse on a CPU",
     "tune": "find the fastest settings for your own questions: FILE",
-    "toyworld": "what a training in the small world starts from: data, model, sight",
+    "toyworld": "what a training in the small world starts from: data, model, sight, join",
 }
 
 

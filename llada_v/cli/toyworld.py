@@ -23,6 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sight.add_argument("target")
     sight.add_argument("--steps", type=int, required=True)
     sight.add_argument("--seed", type=int, default=0)
+    join = things.add_parser("join", help="a model folder with the tower of another")
+    join.set_defaults(write=write_join)
+    join.add_argument("language", help="folder that everything but the tower comes from")
+    join.add_argument("tower", help="folder that the tower comes from")
+    join.add_argument("target")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -52,3 +57,10 @@ def write_sight(source: str, target: str, steps: int, seed: int) -> None:
     from ..toyworld.sight import learn_to_see
 
     learn_to_see(source, target, steps, seed=seed)
+
+
+def write_join(language: str, tower: str, target: str) -> None:
+    """One model's language, another's tower."""
+    from ..toyworld.sight import join
+
+    join(language, tower, target)

@@ -5,7 +5,7 @@ some value, a plate, nothing, a picture from outside), in which colour, and as t
 a language model can find the second letter. The three linear heads are thrown away afterwards. An interrupted run goes
 on from its last state.
 
-    python -m llada_v.toyworld sight exp/tiny/language exp/tiny/tower --steps 10000
+    python -m llada_v.toyworld sight exp/tiny/random exp/tiny/tower --steps 10000
 """
 
 import os
@@ -191,6 +191,16 @@ def learn_to_see(source, target, steps: int, batch_size: int = 16, learning_rate
         model.save_pretrained(draft)
         processor.save_pretrained(draft)
     state.unlink(missing_ok=True)
+
+
+def join(language, tower, target) -> None:
+    """Write to `target` the model of the folder `language` with the vision tower of the folder `tower`."""
+    model = LladaVForConditionalGeneration.from_pretrained(language, dtype="auto")
+    seeing = LladaVForConditionalGeneration.from_pretrained(tower, dtype="auto")
+    model.model.vision_tower.load_state_dict(seeing.model.vision_tower.state_dict())
+    with growing(Path(target)) as draft:
+        model.save_pretrained(draft)
+        LladaVProcessor.from_pretrained(language).save_pretrained(draft)
 
 
 def told(scores: list[torch.Tensor], labels: list[torch.Tensor]) -> str:
