@@ -50,8 +50,8 @@ class Rule:
 def setting(default: Any = MISSING, told: str = "", **rule) -> Any:
     """A dataclass's field with a `Rule`. Without a default it has to be given."""
     metadata = {"rule": Rule(told, **rule)}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -260,19 +260,20 @@ def test_the_rate_of_every_part_is_logged(recipe):
 
 
 def test_rates_start_anew_where_the_recipe_says_so(recipe):
-    recipe = replace(recipe, epochs=2.0, warm_restarts=[3], warmup_ratio=0.0, projector_learning_rate=1e-4)
+    recipe = replace(recipe, epochs=2.0, warm_restarts={3: 0.5}, warmup_ratio=0.0, projector_learning_rate=1e-4)
     lines = [json.loads(line) for line in (train(recipe) / "history.jsonl").read_text().splitlines()]
     steps = lines[-1]["step"]
     found = [line["learning_rate/projector"] for line in lines if "loss" in line]
-    shares = [0.5 * (1 + math.cos(math.pi * at / length)) for length in (3, steps - 3) for at in range(length)]
+    cycles = ((1, 3), (0.5, steps - 3))
+    shares = [peak / 2 * (1 + math.cos(math.pi * at / length)) for peak, length in cycles for at in range(length)]
     assert found == pytest.approx([1e-4 * share for share in shares])
 
 
 def test_a_restart_behind_the_end_is_said_and_does_not_come(recipe, tmp_path, caplog):
     recipe = replace(recipe, epochs=1.0)
     expected = weights(train(replace(recipe, output=str(tmp_path / "without"))))
-    found = weights(train(replace(recipe, warm_restarts=[99])))
-    assert "warm_restarts is [99], but the run ends after step" in caplog.text
+    found = weights(train(replace(recipe, warm_restarts={99: 1})))
+    assert "warm_restarts is {99: 1}, but the run ends after step" in caplog.text
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 

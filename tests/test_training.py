@@ -244,9 +244,16 @@ def test_overrides_win_over_the_file():
         ("style", "poem", "style is 'poem'; choose one of chat, caption"),
         ("model", "[a", "--model is not valid YAML"),
         ("warm_restarts", "5", "warm_restarts is 5; it must be"),
-        ("warm_restarts", "[9, 9]", r"warm_restarts is \[9, 9\]; list whole numbers that rise"),
-        ("warm_restarts", "[0]", "the first 1 or more"),
-        ("warm_restarts", "[2.5]", "list whole numbers"),
+        ("warm_restarts", "[9]", r"warm_restarts is \[9\]; it must be an object with names and values"),
+        (
+            "warm_restarts",
+            "{9: 1, 5: 1}",
+            r"warm_restarts has the steps \[9, 5\]; they must be whole numbers that rise",
+        ),
+        ("warm_restarts", "{0: 1}", "from 1 on"),
+        ("warm_restarts", "{2.5: 1}", "they must be whole numbers"),
+        ("warm_restarts", "{9: 2}", "warm_restarts has 2 at 9; a share is above 0 and at most 1"),
+        ("warm_restarts", "{9: half}", "warm_restarts has 'half' at 9"),
     ],
 )
 def test_a_wrong_override_is_refused_by_name(key, text, told):
@@ -487,7 +494,9 @@ def test_frozen_weights_stay_bit_by_bit(recipe, tiny_folder):
     assert changed == set(parts)
 
 
-@pytest.mark.parametrize("changes", [{}, {"group_by_length": False}, {"optimizer": "muon"}, {"warm_restarts": [4]}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"group_by_length": False}, {"optimizer": "muon"}, {"warm_restarts": {4: 0.5}}]
+)
 def test_a_broken_run_goes_on_to_the_same_weights(recipe, tmp_path, monkeypatch, changes):
     recipe = replace(recipe, epochs=2.0, **changes)
     unbroken = train(replace(recipe, output=str(tmp_path / "unbroken")))

@@ -107,10 +107,10 @@ class Recipe:
     warmup_ratio: float = setting(
         0.03, "share of the steps that warm up linearly; a cosine to 0 follows", least=0, below=1
     )
-    warm_restarts: list[int] = setting(
-        [],
-        "steps after which the rates start anew, each time warmed up and falling to 0 as if that were a run of its own "
-        "(arXiv 1608.03983)",
+    warm_restarts: dict = setting(
+        {},
+        "steps after which the rates start anew, each with the share of the peak that they then come to, as {2000: 1}; "
+        "every time they warm up and fall to 0 as if that were a run of its own (arXiv 1608.03983)",
     )
     weight_decay: float = setting(0.0, "the optimizer's decay", least=0, most=100)
     max_grad_norm: float = setting(1.0, "the norm that gradients are clipped to", above=0, most=1_000_000)
@@ -322,9 +322,12 @@ class Recipe:
             raise WrongValue("in_order needs group_by_length; set both to true, or in_order to false")
         if self.dialogue_causal and self.turns_apart:
             raise WrongValue("dialogue_causal and turns_apart are both true; choose one")
-        steps = self.warm_restarts
+        steps = list(self.warm_restarts)
         if any(type(step) is not int for step in steps) or any(b <= a for a, b in pairwise([0, *steps])):
-            raise WrongValue(f"warm_restarts is {plain(steps)}; list whole numbers that rise, the first 1 or more")
+            raise WrongValue(f"warm_restarts has the steps {steps}; they must be whole numbers that rise, from 1 on")
+        for step, share in self.warm_restarts.items():
+            if type(share) not in (int, float) or not 0 < share <= 1:
+                raise WrongValue(f"warm_restarts has {share!r} at {step}; a share is above 0 and at most 1")
         if self.pack_length:
             self.check_packing()
         if self.turn_canvas and not (self.turns_apart and self.train_eos_padding):

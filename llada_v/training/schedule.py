@@ -3,16 +3,17 @@
 import math
 
 
-def rate_share(step: int, ends: list[int], warmup_ratio: float) -> float:
-    """A share from 0 to 1: warmed up linearly, then a cosine to 0, anew after each of the `ends` but the last.
+def rate_share(step: int, end: int, warmup_ratio: float, restarts: dict[int, float]) -> float:
+    """A share from 0 to 1: warmed up linearly, then a cosine to 0, anew after each restart.
 
-    ends: the steps that such cycles end with, rising; the last is that of the run.
+    end: the steps of the run.
     warmup_ratio: the share of each cycle that warms up.
+    restarts: the steps, rising, that a cycle ends with and another begins, and the share that this one warms up to.
     Source: arXiv 1608.03983; one cycle is transformers' schedule "cosine".
     """
-    start = max([0, *(end for end in ends[:-1] if end <= step)])
-    length = min(end for end in ends if end > start) - start
+    start, peak = max((item for item in restarts.items() if item[0] <= step), default=(0, 1))
+    length = min([end, *(at for at in restarts if at > start)]) - start
     warmup = math.ceil(length * warmup_ratio)
     if step - start < warmup:
-        return (step - start) / warmup
-    return 0.5 * (1 + math.cos(math.pi * ((step - start - warmup) / max(1, length - warmup))))
+        return peak * ((step - start) / warmup)
+    return peak * (0.5 * (1 + math.cos(math.pi * ((step - start - warmup) / max(1, length - warmup)))))

@@ -323,10 +323,11 @@ class LladaVTrainer(Trainer):
         """transformers' schedule, anew after each of the recipe's `warm_restarts`."""
         scheduler: Any = super().create_scheduler(num_training_steps, optimizer)
         if restarts := self.recipe.warm_restarts:
-            if restarts[-1] >= num_training_steps:
+            if max(restarts) >= num_training_steps:
                 log.warning("warm_restarts is %s, but the run ends after step %d", restarts, num_training_steps)
-            ends = [*(step for step in restarts if step < num_training_steps), num_training_steps]
-            share = partial(rate_share, ends=ends, warmup_ratio=self.recipe.warmup_ratio)
+            share = partial(
+                rate_share, end=num_training_steps, warmup_ratio=self.recipe.warmup_ratio, restarts=restarts
+            )
             scheduler.lr_lambdas = [share for _ in scheduler.lr_lambdas]
         return scheduler
 
