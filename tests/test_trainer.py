@@ -269,6 +269,19 @@ def test_rates_start_anew_where_the_recipe_says_so(recipe):
     assert found == pytest.approx([1e-4 * share for share in shares])
 
 
+def test_a_finished_model_is_the_mean_of_the_ends_of_its_last_cycles(recipe):
+    cycles = {1: 1, 2: 0.5, 3: 1, 99: 1}
+    recipe = replace(recipe, epochs=2.0, warm_restarts=cycles, average=3, save_steps=1, save_total=99)
+    output = train(recipe)
+    steps = [2, 3, max(int(folder.name.rpartition("-")[2]) for folder in output.glob("checkpoint-*"))]
+    assert sorted(folder.name for folder in output.glob("cycle-*")) == ["cycle-2", "cycle-3"]
+    ends = [weights(output / f"checkpoint-{step}") for step in steps]
+    for name, weight in weights(output).items():
+        assert torch.allclose(weight, sum(end[name] for end in ends) / 3, rtol=1e-5, atol=1e-7), name
+    assert any(not torch.equal(weight, ends[-1][name]) for name, weight in weights(output).items())
+    load_model(replace(recipe, model=str(output)))
+
+
 def test_a_restart_behind_the_end_is_said_and_does_not_come(recipe, tmp_path, caplog):
     recipe = replace(recipe, epochs=1.0)
     expected = weights(train(replace(recipe, output=str(tmp_path / "without"))))

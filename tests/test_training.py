@@ -253,6 +253,7 @@ def test_overrides_win_over_the_file():
         ("warm_restarts", "{0: 1}", "from 1 on"),
         ("warm_restarts", "{2.5: 1}", "they must be whole numbers"),
         ("warm_restarts", "{9: 2}", "warm_restarts has 2 at 9; a share is above 0 and at most 1"),
+        ("average", "2", "average is 2, more than the 1 that warm_restarts makes; lower it"),
         ("warm_restarts", "{9: half}", "warm_restarts has 'half' at 9"),
     ],
 )
@@ -495,7 +496,7 @@ def test_frozen_weights_stay_bit_by_bit(recipe, tiny_folder):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"group_by_length": False}, {"optimizer": "muon"}, {"warm_restarts": {4: 0.5}}]
+    "changes", [{}, {"group_by_length": False}, {"optimizer": "muon"}, {"warm_restarts": {4: 0.5}, "average": 2}]
 )
 def test_a_broken_run_goes_on_to_the_same_weights(recipe, tmp_path, monkeypatch, changes):
     recipe = replace(recipe, epochs=2.0, **changes)

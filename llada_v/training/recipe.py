@@ -112,6 +112,13 @@ class Recipe:
         "steps after which the rates start anew, each with the share of the peak that they then come to, as {2000: 1}; "
         "every time they warm up and fall to 0 as if that were a run of its own (arXiv 1608.03983)",
     )
+    average: int = setting(
+        1,
+        "the finished model is the mean of the weights at the ends of the last so many cycles that warm_restarts makes "
+        "(arXiv 1803.05407); 1: the weights of the last step",
+        least=1,
+        most=1000,
+    )
     weight_decay: float = setting(0.0, "the optimizer's decay", least=0, most=100)
     max_grad_norm: float = setting(1.0, "the norm that gradients are clipped to", above=0, most=1_000_000)
     global_batch_size: int = setting(64, "records of one optimizer step, over all devices", least=1, most=10_000_000)
@@ -328,6 +335,12 @@ class Recipe:
         for step, share in self.warm_restarts.items():
             if type(share) not in (int, float) or not 0 < share <= 1:
                 raise WrongValue(f"warm_restarts has {share!r} at {step}; a share is above 0 and at most 1")
+        if self.average > 1 + len(steps):
+            raise WrongValue(
+                f"average is {self.average}, more than the {1 + len(steps)} that warm_restarts makes; lower it"
+            )
+        if self.average > 1 and (self.lora_rank or self.trains_projector_only):
+            raise WrongValue(f"average is {self.average}, which is for models that are saved whole; set it to 1")
         if self.pack_length:
             self.check_packing()
         if self.turn_canvas and not (self.turns_apart and self.train_eos_padding):

@@ -177,10 +177,10 @@ def publish_model(written: Path, output: str | Path) -> None:
     shutil.rmtree(Path(output) / WRITING)
 
 
-def publish_best(written: Path, output: str | Path) -> None:
-    """Put the model with the lowest held-out loss in the place of the one before."""
+def publish_beside(written: Path, output: str | Path) -> None:
+    """Put a model beside the checkpoints, under its name, in the place of the one before."""
     to_disk(written)
-    target = Path(output) / BEST
+    target = Path(output) / written.name
     if target.exists():
         target.rename(Path(output) / WRITING / "replaced")
     written.rename(target)

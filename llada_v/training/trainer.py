@@ -33,6 +33,7 @@ from .dialogue import conversation_ids, dialogue_causal_mask, turn_positions, tu
 from .eyes import Eyes
 from .fsdp import StateWriter, fsdp_arguments, load_state, precision
 from .history import best_measurement, without_gain
+from .merging import average
 from .muon import MuonAndAdamW
 from .noise import HELD_OUT, Draw, Noised, add_noise, complement, draw_noise, token_weights
 from .order import GroupedSampler, ShuffledSampler
@@ -47,7 +48,7 @@ from .saving import (
     WRITING,
     clear_writing,
     newest_checkpoint,
-    publish_best,
+    publish_beside,
     publish_checkpoint,
     publish_model,
     whole_checkpoint,
@@ -204,7 +205,7 @@ class LladaVTrainer(Trainer):
             metrics |= mean_of(losses[levels == level], f"eval_noise/{level / 10:.1f}")
         self.log(metrics)
         if self.recipe.keep_best and best_measurement(self.state.log_history)[0] == self.state.global_step:
-            self.save_best()
+            self.save_beside(BEST)
         self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
         self.control = self.end_early(self.control)
         seconds = time.perf_counter() - start
@@ -386,6 +387,16 @@ class LladaVTrainer(Trainer):
 
     # Checkpoints
 
+    def averaged_steps(self) -> list[int]:
+        """The steps whose weights go into the finished model beside those of the last one."""
+        ends = [step for step in self.recipe.warm_restarts if step < self.state.max_steps]
+        return ends[max(0, len(ends) + 1 - self.recipe.average) :]
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs):
+        if self.state.global_step in self.averaged_steps():
+            self.save_beside(f"cycle-{self.state.global_step}")
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
     def _get_output_dir(self, trial=None):
         return str(self.output if self.writing is None else self.writing)
 
@@ -486,22 +497,27 @@ class LladaVTrainer(Trainer):
                 f"{self.recipe.max_steps} make: there is no finished model"
             )
         self.start_writing()
-        self.save_model(str(self.writing / "finished"))
+        written = self.writing / "finished"
+        self.save_model(str(written))
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            publish_model(self.writing / "finished", self.output)
+            ends = [self.output / f"cycle-{step}" for step in self.averaged_steps() if step < taken]
+            if ends:
+                average([*ends, written], self.writing / "mean")
+                written = self.writing / "mean"
+            publish_model(written, self.output)
             self.after_save.wait()
             self.after_save.start(self.output, taken)
         self.writing = None
         self.accelerator.wait_for_everyone()
 
-    def save_best(self) -> None:
-        """Keep the weights as `best`, whole or not at all, in place of those before."""
+    def save_beside(self, name: str) -> None:
+        """Keep the weights under a name, whole or not at all, in place of those before."""
         self.start_writing()
-        self.save_model(str(self.writing / BEST))
+        self.save_model(str(self.writing / name))
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            publish_best(self.writing / BEST, self.output)
+            publish_beside(self.writing / name, self.output)
         self.writing = None
         self.accelerator.wait_for_everyone()
 
