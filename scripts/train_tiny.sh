@@ -34,7 +34,10 @@ if [ ! -d "$out/tower" ]; then
     trap 'kill "$tower" 2>/dev/null || true' EXIT
 fi
 train language random
-[ -z "${tower:-}" ] || wait "$tower"
+if [ -n "${tower:-}" ]; then
+    wait "$tower"
+    trap - EXIT # by the script's end its number may be another process's
+fi
 [ -d "$out/start" ] || "$PYTHON" -m llada_v.toyworld join "$out/language" "$out/tower" "$out/start"
 train pretrain start
 train si_10M pretrain

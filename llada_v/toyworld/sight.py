@@ -25,6 +25,7 @@ from ..configuration_llada_v import IGNORE
 from ..images import anyres_tiles, normalised
 from ..modeling_llada_v import LladaVForConditionalGeneration
 from ..processing_llada_v import LladaVProcessor
+from ..training.merging import write_like
 from ..training.muon import MuonAndAdamW, takes_muon
 from .alphabet import LETTER_HEIGHT, LETTER_WIDTH, word_width
 from .found import ICONS, check_packages, part_at
@@ -197,10 +198,8 @@ def join(language, tower, target) -> None:
     """Write to `target` the model of the folder `language` with the vision tower of the folder `tower`."""
     model = LladaVForConditionalGeneration.from_pretrained(language, dtype="auto")
     seeing = LladaVForConditionalGeneration.from_pretrained(tower, dtype="auto")
-    model.model.vision_tower.load_state_dict(seeing.model.vision_tower.state_dict())
-    with growing(Path(target)) as draft:
-        model.save_pretrained(draft)
-        LladaVProcessor.from_pretrained(language).save_pretrained(draft)
+    model.model.vision_tower = seeing.model.vision_tower
+    write_like(model, language, target)
 
 
 def told(scores: list[torch.Tensor], labels: list[torch.Tensor]) -> str:
